@@ -7,11 +7,10 @@ so a key that nobody reads cannot exist, and an unknown key or a wrong type is r
 """
 
 import dataclasses
-import difflib
-import typing
 from collections.abc import Mapping
 from typing import Any, Self
 
+from bert_jax.typed_mapping import build
 from data_pipeline.errors import ConfigError
 
 # name: (num_layers, hidden_size). Heads are hidden_size / 64 and the inner layer is
@@ -267,7 +266,7 @@ class RunConfig:
         Raises:
             ConfigError: an unknown or missing key, a wrong type, or values that contradict.
         """
-        return _build(cls, mapping, "config")
+        return build(cls, mapping, "config")
 
     def spans(self) -> list[PhaseSpan]:
         """The phases in order of length, with the steps each one covers."""
@@ -279,56 +278,3 @@ class RunConfig:
                 spans.append(PhaseSpan(phase.length, phase.batch_size, first_step, last_step))
             first_step = last_step
         return spans
-
-
-def _build(kind: Any, value: Any, path: str) -> Any:
-    """`value` as the type `kind`, which is a dataclass, dict[str, dataclass] or a plain type."""
-    if typing.get_origin(kind) is dict:
-        _require(isinstance(value, Mapping), f"{path} must be a group of keys, not {value!r}")
-        element = typing.get_args(kind)[1]
-        return {key: _build(element, value[key], f"{path}.{key}") for key in sorted(value)}
-    if not dataclasses.is_dataclass(kind):
-        return _plain(kind, value, path)
-    _require(isinstance(value, Mapping), f"{path} must be a group of keys, not {value!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in value:
-        near = difflib.get_close_matches(key, fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
-        _require(key in fields, f"{path}.{key} does not exist: {hint}")
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING
-        _require(name in value or not required, f"{path}.{name} is missing")
-    hints = typing.get_type_hints(kind)
-    built = {key: _build(hints[key], value[key], f"{path}.{key}") for key in value}
-    return typing.cast(type, kind)(**built)
-
-
-def _plain(kind: type, value: Any, path: str) -> Any:
-    if kind is float and type(value) is int:
-        value = float(value)
-    _require(
-        type(value) is kind, f"{path} must be of type {kind.__name__}, not {type(value).__name__}"
-    )
-    _require(value == value and value not in (float("inf"), -float("inf")), f"{path} is {value}")
-    return value
-
-
-def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Dotted keys on which two nested mappings disagree, as `key: saved -> current` lines."""
-    before = {key: repr(value) for key, value in _flatten(saved).items()}
-    after = {key: repr(value) for key, value in _flatten(current).items()}
-    return [
-        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
-        for key in sorted(before | after)
-        if before.get(key) != after.get(key)
-    ]
-
-
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
