@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One table between our parameter tree and the tensor names of other formats, read both ways.
+
+Our tree keeps the layers stacked, query, key and value fused, heads apart, kernels as [in, out] and
+the vocabulary padded. The table only names things: how a tensor is cut, merged, transposed or
+padded follows from the logical axes of our parameter (`bert_jax.partitioning.PARAMETER_AXES`), so
+that one rule serves every row and both directions, and no bit of a weight changes on the way.
+
+Conversion is strict: every tensor of the source and every parameter of the target is accounted for,
+or a `DataError` lists all that are not.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax.config import BertConfig
+from bert_jax.partitioning import PARAMETER_AXES
+from data_pipeline.errors import DataError
+
+Parameters = dict[str, Any]
+Tensors = Mapping[str, np.ndarray]
+Index = tuple[int | slice, ...]
+
+HEADS = ("pooler", "mlm", "nsp")  # what an encoder-only source may lack, each as a whole
+PARTS = ("query", "key", "value")  # order of the fused axis "qkv"
+
+
+class Row(NamedTuple):
+    """A parameter of ours and its names elsewhere; {layer} and {part} stand for what we stack."""
+
+    path: str
+    huggingface: str
+
+
+TABLE = (
+    Row("embeddings/word", "bert.embeddings.word_embeddings.weight"),
+    Row("embeddings/position", "bert.embeddings.position_embeddings.weight"),
+    Row("embeddings/segment", "bert.embeddings.token_type_embeddings.weight"),
+    Row("embeddings/norm/scale", "bert.embeddings.LayerNorm.weight"),
+    Row("embeddings/norm/bias", "bert.embeddings.LayerNorm.bias"),
+    Row("encoder/attention/qkv/kernel", "bert.encoder.layer.{layer}.attention.self.{part}.weight"),
+    Row("encoder/attention/qkv/bias", "bert.encoder.layer.{layer}.attention.self.{part}.bias"),
+    Row(
+        "encoder/attention/output/kernel",
+        "bert.encoder.layer.{layer}.attention.output.dense.weight",
+    ),
+    Row("encoder/attention/output/bias", "bert.encoder.layer.{layer}.attention.output.dense.bias"),
+    Row(
+        "encoder/attention/norm/scale",
+        "bert.encoder.layer.{layer}.attention.output.LayerNorm.weight",
+    ),
+    Row(
+        "encoder/attention/norm/bias", "bert.encoder.layer.{layer}.attention.output.LayerNorm.bias"
+    ),
+    Row("encoder/mlp/up/kernel", "bert.encoder.layer.{layer}.intermediate.dense.weight"),
+    Row("encoder/mlp/up/bias", "bert.encoder.layer.{layer}.intermediate.dense.bias"),
+    Row("encoder/mlp/down/kernel", "bert.encoder.layer.{layer}.output.dense.weight"),
+    Row("encoder/mlp/down/bias", "bert.encoder.layer.{layer}.output.dense.bias"),
+    Row("encoder/mlp/norm/scale", "bert.encoder.layer.{layer}.output.LayerNorm.weight"),
+    Row("encoder/mlp/norm/bias", "bert.encoder.layer.{layer}.output.LayerNorm.bias"),
+    Row("pooler/kernel", "bert.pooler.dense.weight"),
+    Row("pooler/bias", "bert.pooler.dense.bias"),
+    Row("mlm/dense/kernel", "cls.predictions.transform.dense.weight"),
+    Row("mlm/dense/bias", "cls.predictions.transform.dense.bias"),
+    Row("mlm/norm/scale", "cls.predictions.transform.LayerNorm.weight"),
+    Row("mlm/norm/bias", "cls.predictions.transform.LayerNorm.bias"),
+    Row("mlm/bias", "cls.predictions.bias"),
+    Row("nsp/kernel", "cls.seq_relationship.weight"),
+    Row("nsp/bias", "cls.seq_relationship.bias"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """Another format: its column of the table and what it does differently from us.
+
+    Attributes:
+        column: field of `Row` that holds its names.
+        transposed: our paths whose matrix it stores as [out, in].
+        copies: names that may repeat another tensor (tied weights) -> the name they repeat.
+    """
+
+    column: str
+    transposed: frozenset[str]
+    copies: Mapping[str, str]
+
+
+# torch.nn.Linear keeps its weight as [out, in]. The decoder shares the word table and its bias.
+HUGGINGFACE = Naming(
+    column="huggingface",
+    transposed=frozenset(row.path for row in TABLE if row.path.endswith("/kernel")),
+    copies={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+)
+
+
+class Piece(NamedTuple):
+    """A tensor of another format and the place it has in one of our parameters."""
+
+    name: str
+    index: Index  # of the stacked, fused, padded parameter
+    shape: tuple[int, ...]  # of the tensor under `name`
+    transposed: bool
+
+
+def axis_sizes(config: BertConfig) -> dict[str, int]:
+    """Length of every logical axis of a parameter; "vocab" is padded."""
+    return {
+        "vocab": config.padded_vocab_size,
+        "hidden": config.hidden_size,
+        "hidden_out": config.hidden_size,
+        "heads": config.num_heads,
+        "head_dim": config.head_dim,
+        "mlp": config.mlp_size,
+        "qkv": len(PARTS),
+        "positions": config.max_positions,
+        "segments": config.num_segments,
+        "labels": 2,
+        "layers": config.num_layers,
+    }
+
+
+def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every parameter of the model."""
+    sizes = axis_sizes(config)
+    return {path: tuple(sizes[axis] for axis in axes) for path, axes in PARAMETER_AXES.items()}
+
+
+def pieces(config: BertConfig, row: Row, naming: Naming) -> Iterator[Piece]:
+    """The tensors of another format that make up one of our parameters."""
+    axes, sizes = PARAMETER_AXES[row.path], axis_sizes(config)
+    # Elsewhere the vocabulary is not padded and the heads lie side by side on one axis.
+    sizes |= {"vocab": config.vocab_size, "head_dim": config.num_heads * config.head_dim}
+    shape = [sizes[axis] for axis in axes if axis not in ("layers", "qkv", "heads")]
+    transposed = row.path in naming.transposed
+    for layer in range(config.num_layers if "layers" in axes else 1):
+        for part in range(len(PARTS) if "qkv" in axes else 1):
+            choice = {"layers": layer, "qkv": part, "vocab": slice(config.vocab_size)}
+            yield Piece(
+                name=getattr(row, naming.column).format(layer=layer, part=PARTS[part]),
+                index=tuple(choice.get(axis, slice(None)) for axis in axes),
+                shape=tuple(reversed(shape) if transposed else shape),
+                transposed=transposed,
+            )
+
+
+def export_tensors(config: BertConfig, params: Parameters, naming: Naming) -> dict[str, np.ndarray]:
+    """Our parameters as the tensors of another format, dtypes kept, copies left out.
+
+    Raises:
+        DataError: the tree is not that of `config`; lists every parameter that differs.
+    """
+    flat = flatten(params)
+    shapes = parameter_shapes(config)
+    _check("parameters", {path: array.shape for path, array in flat.items()}, shapes)
+    tensors = {}
+    for row in TABLE:
+        for piece in pieces(config, row, naming):
+            matrix = flat[row.path][piece.index]
+            if piece.transposed:
+                matrix = matrix.reshape(piece.shape[::-1]).T
+            tensors[piece.name] = np.array(matrix.reshape(piece.shape), order="C")
+    return tensors
+
+
+def import_tensors(
+    config: BertConfig, tensors: Tensors, naming: Naming, optional: Collection[str] = ()
+) -> Parameters:
+    """The tensors of another format as our parameters, dtypes kept, padded rows zero.
+
+    Args:
+        config: the model that `tensors` belong to.
+        tensors: name -> array, all of them.
+        naming: the format.
+        optional: heads (of `HEADS`) that may be absent as a whole; an absent one is left out of
+            the result.
+
+    Raises:
+        DataError: a tensor is missing, unknown, of another shape, or a copy that is none; lists
+            every one.
+    """
+    rows = {row: list(pieces(config, row, naming)) for row in TABLE}
+    absent = {
+        head
+        for head in optional
+        if not any(
+            piece.name in tensors for row in rows if _top(row) == head for piece in rows[row]
+        )
+    }
+    rows = {row: row_pieces for row, row_pieces in rows.items() if _top(row) not in absent}
+    expected = {piece.name: piece.shape for row_pieces in rows.values() for piece in row_pieces}
+    found = {name: array.shape for name, array in tensors.items() if name not in naming.copies}
+    _check("tensors", found, expected)
+    _check_copies(tensors, naming)
+    shapes = parameter_shapes(config)
+    flat = {}
+    for row, row_pieces in rows.items():
+        flat[row.path] = np.zeros(shapes[row.path], tensors[row_pieces[0].name].dtype)
+        for piece in row_pieces:
+            matrix = tensors[piece.name]
+            target = flat[row.path][piece.index]
+            matrix = matrix.T if piece.transposed else matrix
+            flat[row.path][piece.index] = matrix.reshape(target.shape)
+    return unflatten(flat)
+
+
+def flatten(params: Parameters, prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dict of arrays -> {"a/b/c": array} on the host."""
+    flat: dict[str, np.ndarray] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(dict(value), f"{prefix}{key}/")
+        else:
+            flat[f"{prefix}{key}"] = np.asarray(value)
+    return flat
+
+
+def unflatten(flat: Mapping[str, np.ndarray]) -> Parameters:
+    """Inverse of `flatten`."""
+    params: Parameters = {}
+    for path, array in flat.items():
+        *groups, leaf = path.split("/")
+        level = params
+        for group in groups:
+            level = level.setdefault(group, {})
+        level[leaf] = array
+    return params
+
+
+def _top(row: Row) -> str:
+    return row.path.split("/")[0]
+
+
+def _check(
+    what: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Compares names and shapes.
+
+    Raises:
+        DataError: listing everything missing, unexpected and of another shape.
+    """
+    problems = [
+        f"missing: {name} {list(expected[name])}" for name in sorted(expected.keys() - found.keys())
+    ]
+    problems += [
+        f"unexpected: {name} {list(found[name])}" for name in sorted(found.keys() - expected.keys())
+    ]
+    problems += [
+        f"wrong shape: {name} {list(found[name])}, the configuration needs {list(expected[name])}"
+        for name in sorted(found.keys() & expected.keys())
+        if found[name] != expected[name]
+    ]
+    if problems:
+        raise DataError(
+            f"{len(problems)} {what} do not fit the model of this configuration:\n  "
+            + "\n  ".join(problems)
+        )
+
+
+def _check_copies(tensors: Tensors, naming: Naming) -> None:
+    for name, original in naming.copies.items():
+        if name in tensors and not (
+            original in tensors and np.array_equal(tensors[name], tensors[original])
+        ):
+            raise DataError(
+                f"tensor {name} differs from {original}: a model with untied output weights "
+                "cannot be converted, ours shares them"
+            )
