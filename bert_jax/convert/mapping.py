@@ -103,7 +103,7 @@ class Piece(NamedTuple):
     """A tensor of another format and the place it has in one of our parameters."""
 
     name: str
-    index: Index  # of the stacked, fused, padded parameter
+    place: Index  # in the stacked, fused, padded parameter
     shape: tuple[int, ...]  # of the tensor under `name`
     transposed: bool
 
@@ -140,10 +140,14 @@ def pieces(config: BertConfig, row: Row, naming: Naming) -> Iterator[Piece]:
     transposed = row.path in naming.transposed
     for layer in range(config.num_layers if "layers" in axes else 1):
         for part in range(len(PARTS) if "qkv" in axes else 1):
-            choice = {"layers": layer, "qkv": part, "vocab": slice(config.vocab_size)}
+            choice: dict[str, int | slice] = {
+                "layers": layer,
+                "qkv": part,
+                "vocab": slice(config.vocab_size),
+            }
             yield Piece(
                 name=getattr(row, naming.column).format(layer=layer, part=PARTS[part]),
-                index=tuple(choice.get(axis, slice(None)) for axis in axes),
+                place=tuple(choice.get(axis, slice(None)) for axis in axes),
                 shape=tuple(reversed(shape) if transposed else shape),
                 transposed=transposed,
             )
@@ -161,7 +165,7 @@ def export_tensors(config: BertConfig, params: Parameters, naming: Naming) -> di
     tensors = {}
     for row in TABLE:
         for piece in pieces(config, row, naming):
-            matrix = flat[row.path][piece.index]
+            matrix = flat[row.path][piece.place]
             if piece.transposed:
                 matrix = matrix.reshape(piece.shape[::-1]).T
             tensors[piece.name] = np.array(matrix.reshape(piece.shape), order="C")
@@ -203,9 +207,9 @@ def import_tensors(
         flat[row.path] = np.zeros(shapes[row.path], tensors[row_pieces[0].name].dtype)
         for piece in row_pieces:
             matrix = tensors[piece.name]
-            target = flat[row.path][piece.index]
+            target = flat[row.path][piece.place]
             matrix = matrix.T if piece.transposed else matrix
-            flat[row.path][piece.index] = matrix.reshape(target.shape)
+            flat[row.path][piece.place] = matrix.reshape(target.shape)
     return unflatten(flat)
 
 
