@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the targets. All of them work in .venv, which `make setup` builds from setup.cfg
+# under the pins of constraints.txt and leaves alone as long as none of these files changes.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# `make PYTHON=python3.12 setup` chooses one; the first that fits is taken.
+PYTHON ?= python3 python3.13 python3.12 python3.11 python
+EXTRAS := data,report,test
+BIN := .venv/bin
+
+# A stamp's name holds a checksum of all that the installation depends on. The place is a part of
+# it, because a virtual environment cannot be moved.
+pins := setup.cfg pyproject.toml constraints.txt
+key = $(shell { pwd; cat $(1); } | cksum | tr ' ' '-')
+SETUP := .venv/setup-$(call key,$(pins))
+PARITY := .venv/parity-$(call key,$(pins) constraints-parity.txt)
+
+# pip in a few lines: the big downloads, and what went wrong.
+pip_log := .venv/pip.log
+pip_install = set -o pipefail; \
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(1) 2>&1 \
+	| tee $(pip_log) \
+	| sed -nE -e 's/^ *((Downloading|Using cached) .* MB\)).*/  \1/p' -e 's/^(Installing).*/  \1/p' \
+	|| { tail -n 20 $(pip_log); echo "error: pip failed; its whole output is in $(pip_log)"; exit 1; }
+
+.PHONY: help setup demo test lint parity soak bench clean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-14s%s\n", $$1, $$2}'
+
+setup: $(SETUP) ## build .venv, or bring it up to date
+
+$(SETUP):
+	@for python in $(PYTHON) none; do \
+		"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+			>/dev/null 2>&1 && break; \
+	done; \
+	if [ "$$python" = none ]; then \
+		echo "error: Python 3.11, 3.12 or 3.13 is needed and none was found (looked for: $(PYTHON));"; \
+		echo "install one, or name it: make PYTHON=/path/to/python3 setup"; exit 1; \
+	fi; \
+	echo "setup: $$("$$python" --version) -> .venv (some minutes, 3 GB of disk)"; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv \
+		|| { echo "error: $$python cannot make virtual environments;" \
+			"on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(call pip_install,-e ".[$(EXTRAS)]" -c constraints.txt)
+	@rm -f .venv/setup-* .venv/parity-*
+	@touch $@
+	@echo "setup: done"
+
+demo: setup ## the main job on the bundled text, from vocabulary to exported model
+	@$(BIN)/python demo/run.py
+
+test: lint ## lint, then the default test suite
+	@$(BIN)/python -m pytest --durations=10
+
+lint: setup ## formatting, lint rules, types, import rules
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m ruff check --quiet .
+	@$(BIN)/python -m mypy
+	@$(BIN)/python -c "from importlinter.cli import lint_imports_command as main; main()" \
+		>.venv/imports.log || { cat .venv/imports.log; exit 1; }
+	@echo "Imports are within the rules"
+
+parity: setup $(PARITY) ## the comparisons with PyTorch and transformers
+	@$(BIN)/python -m pytest -m parity tests/parity --durations=5
+
+$(PARITY): | $(SETUP)
+	@echo "parity: PyTorch and transformers -> .venv"
+	@$(call pip_install,-e ".[$(EXTRAS),parity]" -c constraints.txt -c constraints-parity.txt)
+	@rm -f .venv/parity-*
+	@touch $@
+
+soak: setup ## the long tests, minutes to hours
+	@$(BIN)/python -m pytest -m soak -s
+
+bench: setup ## time the training step on this machine
+	@$(BIN)/python benchmarks/train_step.py
+
+clean: ## remove caches; .venv and runs stay
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
