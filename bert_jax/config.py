@@ -164,6 +164,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(
+            self.store != "",
+            "data.store is empty: name a directory made by `python -m data_pipeline.prepare`",
+        )
+        _require(
             0 <= self.short_sequence_probability <= 1,
             "data.short_sequence_probability must lie in [0, 1]",
         )
@@ -261,7 +265,7 @@ class RunConfig:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Checks a `ConfigDict` or JSON object against the fields above, key by key.
+        """Checks a nested mapping (`ConfigDict.to_dict()`, JSON) against the fields above.
 
         Raises:
             ConfigError: an unknown or missing key, a wrong type, or values that contradict.

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training metrics between two log lines: read one step late, averaged exactly, checked.
+
+Reading a device value waits for the step that makes it. `Window.add` therefore looks at the terms
+of the step before, while the device works on the newest one.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipeline.batch import Batch
+from data_pipeline.errors import DataError
+
+
+@dataclasses.dataclass
+class _Pending:
+    step: int
+    terms: Mapping[str, Any]
+    batch: Batch
+
+
+class Window:
+    """(sum, weight) terms of the steps since the last `averages`.
+
+    A loss or gradient that is not finite stops the run; its batch is kept under `directory`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pending: _Pending | None = None
+        self._sums: dict[str, np.ndarray] = {}
+
+    def add(self, step: int, terms: Mapping[str, Any], batch: Batch) -> None:
+        """Takes the terms of `step` (not read yet) and reads those of the step before."""
+        self.read()
+        self._pending = _Pending(step, terms, batch)
+
+    def read(self) -> None:
+        """Waits for the newest step and adds its terms.
+
+        Raises:
+            DataError: a loss or the gradient norm of that step is not finite.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        terms = {name: np.asarray(pair, np.float64) for name, pair in _fetch(pending.terms)}
+        broken = [name for name, (total, _) in terms.items() if not math.isfinite(total)]
+        if broken:
+            raise DataError(_keep_batch(self._directory, pending, broken))
+        for name, pair in terms.items():
+            self._sums[name] = self._sums.get(name, 0) + pair
+
+    def averages(self) -> dict[str, float]:
+        """Weighted averages since the last call; `loss` is the sum of both losses."""
+        result = {name: float(total / weight) for name, (total, weight) in self._sums.items()}
+        self._sums = {}
+        return {"loss": result["mlm_loss"] + result["nsp_loss"]} | result
+
+
+def _fetch(terms: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
+    return list(jax.device_get(dict(terms)).items())
+
+
+def _keep_batch(directory: Path, pending: _Pending, broken: list[str]) -> str:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"step-{pending.step}.npz"
+    np.savez_compressed(path, **pending.batch)
+    return (
+        f"{' and '.join(broken)} not finite at step {pending.step}; its batch is kept in {path}. "
+        "Checkpoints hold finite steps only. Usual causes: learning rate too high or warm-up too "
+        "short (optimizer.learning_rate, optimizer.warmup_steps)"
+    )

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: pre-train a BERT, or resume where the run was left.
+
+    python -m bert_jax.pretrain --config=configs/pretrain.py:tiny --workdir=runs/mine \\
+        --config.data.store=stores/mine
+
+Every key of the recipe can be set as `--config.key=value`. The same command resumes. Exit codes:
+0 done, 64 command line, 65 data, 73 work directory, 74 disk, 75 stopped and saved, 78 config.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from bert_jax.config import RunConfig
+from bert_jax.train import train_and_evaluate
+from data_pipeline.errors import UsageError, run_command
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, for example configs/demo.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Checks the command line and trains."""
+    if len(arguments) > 1:
+        raise UsageError(f"unexpected argument {arguments[1]!r}: flags look like --name=value")
+    if _CONFIG.value is None or not _WORKDIR.value:
+        raise UsageError("--config=RECIPE and --workdir=DIRECTORY are needed")
+    train_and_evaluate(RunConfig.from_mapping(_CONFIG.value.to_dict()), Path(_WORKDIR.value))
+
+
+if __name__ == "__main__":
+    run_command(main)

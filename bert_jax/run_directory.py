@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run directory remembers of its recipe, and whether a command may continue it.
+
+config.json       the resolved configuration and the store's fingerprint, written at the start
+tokenizer/        copy of the store's tokenizer, so that the run stands alone
+checkpoints/ metrics.jsonl tensorboard/   written by the modules of those names
+summary.json      figures of the finished run
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax.config import RunConfig
+from bert_jax.typed_mapping import differences
+from data_pipeline.errors import ConfigError, DataError
+from data_pipeline.store import Store
+
+# Settings that change how a run is carried out but not what it computes; a resume may differ.
+FREE_KEYS = (
+    "log_every",
+    "checkpoint.",
+    "evaluation.",
+    "mesh.",
+    "profile.",
+    "data.reader",
+    "data.store",  # the path; what is in the store is held to its fingerprint
+    "model.unroll",
+    "model.remat",
+)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers, where installed."""
+    found = {"python": platform.python_version()}
+    for package in ("bert_jax", *PACKAGES):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def description(config: RunConfig, store: Store) -> dict[str, Any]:
+    """What identifies a run: kept in config.json and in every checkpoint."""
+    return {
+        "config": dataclasses.asdict(config),
+        "store_fingerprint": store.fingerprint,
+        "tokenizer_fingerprint": store.manifest["tokenizer"]["fingerprint"],
+        "backend": jax.default_backend(),
+        "versions": versions(),
+    }
+
+
+def begin(workdir: Path, current: dict[str, Any], store: Store) -> None:
+    """Writes config.json and the tokenizer at the first start; at a resume compares.
+
+    Raises:
+        ConfigError: the recipe has changed in a key that the computation depends on.
+        DataError: the store's content or vocabulary has changed.
+    """
+    if (workdir / "config.json").exists():
+        _check_same(read_config(workdir), current, workdir)
+    else:
+        write_json(workdir / "config.json", current)
+    if not (workdir / "tokenizer").exists():
+        copy = workdir / "tokenizer.tmp"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(store.path / "tokenizer", copy)
+        copy.rename(workdir / "tokenizer")
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """What `description` returned when the run in `workdir` was started.
+
+    Raises:
+        DataError: there is no run, or its config.json is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise DataError(f"{workdir} holds no run: it has no config.json")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({error}); restore it from a backup, or start in a new --workdir"
+        ) from error
+
+
+def _check_same(saved: dict[str, Any], current: dict[str, Any], workdir: Path) -> None:
+    changed = differences(saved["config"], current["config"])
+    changed = [line for line in changed if not line.startswith(FREE_KEYS)]
+    if changed:
+        raise ConfigError(
+            f"{workdir} was started with another configuration:\n  "
+            + "\n  ".join(changed)
+            + "\nRun with the old values to resume, or choose another --workdir; "
+            "--config.init_from starts a new run from old weights."
+        )
+    for key, what in (("tokenizer_fingerprint", "vocabulary"), ("store_fingerprint", "content")):
+        if saved[key] != current[key]:
+            raise DataError(
+                f"the {what} of the store {current['config']['data']['store']} is not what "
+                f"{workdir} was started with ({saved[key][:12]} -> {current[key][:12]}); "
+                "resume with the old store, or choose another --workdir"
+            )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    temporary.replace(path)

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe behind `make demo`: a real BERT in minutes on two CPU cores.
+
+    python -m bert_jax.pretrain --config=configs/demo.py --workdir=runs/demo \\
+        --config.data.store=runs/demo/store
+
+Many small batches at a high learning rate: what a model this small needs in order to leave the
+unigram plateau within minutes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config() -> ConfigDict:
+    """The paper's recipe with the tiny model, few steps and small batches."""
+    config = pretrain.get_config("tiny")
+    config.name = "bert-demo"
+    config.steps = 6000
+    config.phases.short.batch_size = 16
+    config.phases.long.batch_size = 4
+    config.model.compute_dtype = "float32"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 500
+    config.evaluation.update(dict(every=500, examples=1024, batch_size=64))
+    config.checkpoint.every = 500
+    config.log_every = 50
+    return config
