@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masked self-attention, one function behind which other implementations can be put.
+
+Source: `attention_layer` in `modeling.py` of google-research/bert.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.layers import dropout, exact_dtype
+
+# Added to the scores of padding. exp(-10000) is zero even in float64, so padding gets no weight at
+# all; in a row that is nothing but padding it shifts all scores alike and changes nothing.
+MASKED_SCORE = -10000.0
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    input_mask: jax.Array,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(query key' / sqrt(head_dim) + mask) value, with dropout on the probabilities.
+
+    Args:
+        query: [batch, length, heads, head_dim] in the compute dtype.
+        key: as `query`.
+        value: as `query`.
+        input_mask: [batch, length], not 0 on tokens and 0 on padding.
+        dropout_rate: probability of dropping an attention probability.
+        dropout_key: None for no dropout.
+
+    Returns:
+        [batch, length, heads, head_dim] in the type of `query`. The softmax is in float32 at least.
+    """
+    exact = exact_dtype(query.dtype)
+    scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=exact)
+    penalty = jnp.where(input_mask != 0, 0.0, MASKED_SCORE).astype(exact)
+    scores = scores / math.sqrt(query.shape[-1]) + penalty[:, None, None, :]
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    probabilities = dropout(probabilities, dropout_rate, dropout_key)
+    context = jnp.einsum("bnqk,bknd->bqnd", probabilities, value, preferred_element_type=exact)
+    return context.astype(query.dtype)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts every module of the model is made of: dense layer, LayerNorm, GELU and dropout.
+
+Source: `modeling.py` of google-research/bert. Matrix products run in `BertConfig.compute_dtype`;
+statistics, softmax and losses in at least float32.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from bert_jax.config import BertConfig
+from data_pipeline.errors import ConfigError
+
+
+def compute_dtype(config: BertConfig) -> jnp.dtype:
+    """Type of activations and of the operands of matrix products."""
+    return jnp.dtype(config.compute_dtype)
+
+
+def exact_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """Type of sums that must not be rounded to bfloat16: float32, or float64 for float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def truncated_normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> jax.Array:
+    """Normal float32 values cut at two `stddev`, not rescaled (`tf.truncated_normal`)."""
+    return jax.nn.initializers.truncated_normal(stddev)(rngs.params(), shape, jnp.float32)
+
+
+def contract(
+    x: jax.Array, kernel: jax.Array, axes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> jax.Array:
+    """Product of `x` and `kernel` over the paired `axes`, in the type of `x`."""
+    # Without a float32 result XLA:CPU turns bfloat16 operands into float32 and leaves AMX unused;
+    # on accelerators a bfloat16 result halves the memory traffic and is summed in float32 anyway.
+    result = exact_dtype(x.dtype) if jax.default_backend() == "cpu" else x.dtype
+    return jax.lax.dot_general(
+        x, kernel.astype(x.dtype), (axes, ((), ())), preferred_element_type=result
+    )
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """`x` plus `bias` along the last axes."""
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
+
+
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """Affine map of the last axes of `x`.
+
+    Args:
+        x: [..., *inputs] in the compute dtype.
+        kernel: [*inputs, *outputs].
+        bias: [*outputs].
+
+    Returns:
+        [..., *outputs] in the type of `x`.
+    """
+    inputs = kernel.ndim - bias.ndim
+    last = tuple(range(x.ndim - inputs, x.ndim))
+    return add_bias(contract(x, kernel, (last, tuple(range(inputs)))), bias).astype(x.dtype)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """LayerNorm over the last axis, in at least float32, returned in the type of `x`.
+
+    The original's epsilon 1e-12 is nowhere in its source: it is the default of
+    `tf.contrib.layers.layer_norm`.
+    """
+    exact = x.astype(exact_dtype(x.dtype))
+    centered = exact - exact.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centered).mean(axis=-1, keepdims=True)
+    normal = centered * jax.lax.rsqrt(variance + epsilon)
+    broadcast = (1,) * (x.ndim - 1) + scale.shape
+    return (normal * scale.reshape(broadcast) + bias.reshape(broadcast)).astype(x.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Product of x and the normal distribution function of x (the original until 2019-02-07)."""
+    return x * 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The function behind `BertConfig.activation`."""
+    if name == "gelu":
+        return gelu
+    if name == "gelu_tanh":
+        return functools.partial(jax.nn.gelu, approximate=True)
+    raise ConfigError(f"model.activation {name!r} is not known: use 'gelu' or 'gelu_tanh'")
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes values with probability `rate` and scales the others up; without a key, `x` itself.
+
+    Eight random bits decide a value, so the rate is rounded to the next 1/256 (0.1 becomes
+    26/256 = 0.1016); the scale follows the rounded rate, so that the expectation is exactly `x`.
+    """
+    dropped = round(rate * 256)
+    if key is None or dropped == 0:
+        return x
+    kept = random_bytes(key, x.shape) >= dropped
+    return jnp.where(kept, x * (256 / (256 - dropped)), 0).astype(x.dtype)
+
+
+def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform uint8 values of any shape, four from each 32-bit random number."""
+    *outer, last = shape
+    words = jax.random.bits(key, (*outer, -(-last // 4)), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*outer, -1)[..., :last]
+
+
+def split_key(key: jax.Array | None, parts: int) -> list[jax.Array | None]:
+    """`parts` keys from one; without a key (no dropout) as many times None."""
+    return [None] * parts if key is None else list(jax.random.split(key, parts))
+
+
+class Dense(nnx.Module):
+    """Affine map from axes `inputs` to axes `outputs`."""
+
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        config: BertConfig,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.kernel = nnx.Param(
+            truncated_normal(rngs, (*inputs, *outputs), config.initializer_range)
+        )
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., *inputs] to [..., *outputs]."""
+        return dense(x, self.kernel[...], self.bias[...])
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the hidden axis."""
+
+    def __init__(self, config: BertConfig) -> None:
+        self.scale = nnx.Param(jnp.ones(config.hidden_size, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(config.hidden_size, jnp.float32))
+        self.epsilon = config.layer_norm_epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises [..., hidden]."""
+        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)

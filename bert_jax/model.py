@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BERT: a post-LayerNorm encoder with its pre-training heads, as flax.nnx modules.
+
+Callers see plain functions on plain dictionaries of arrays: `init_params`, `apply_pretraining` and
+`encode`. The parameters of all encoder layers are stacked along a leading axis `layers`, and one
+`jax.lax.scan` runs them; `BertConfig.unroll` and `remat` change speed and memory, never values.
+
+Source: `modeling.py` of google-research/bert; arXiv 1810.04805, section 3.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.attention import attend
+from bert_jax.config import BertConfig
+from bert_jax.heads import MlmHead, NspHead, Pooler
+from bert_jax.layers import (
+    Dense,
+    LayerNorm,
+    activation,
+    compute_dtype,
+    dropout,
+    split_key,
+    truncated_normal,
+)
+
+Params = dict[str, Any]
+
+
+class PretrainingLogits(NamedTuple):
+    """`mlm` [batch, predictions, vocab_size] and `nsp` [batch, 2], float32 (float64 in float64)."""
+
+    mlm: jax.Array
+    nsp: jax.Array
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder makes of a batch, in the compute dtype.
+
+    `hidden` [batch, length, hidden] is the last layer, `pooled` [batch, hidden] the pooler's
+    output, `layers` [layers + 1, batch, length, hidden] the embeddings and every layer, or None.
+    """
+
+    hidden: jax.Array
+    pooled: jax.Array
+    layers: jax.Array | None
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and segment embedding, then LayerNorm and dropout."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
+        self.config = config
+
+        def table(rows: int) -> jax.Array:
+            return truncated_normal(rngs, (rows, config.hidden_size), config.initializer_range)
+
+        # Drawn at the true size and then padded, so that padding changes no other value.
+        padding = config.padded_vocab_size - config.vocab_size
+        self.word = nnx.Param(jnp.pad(table(config.vocab_size), ((0, padding), (0, 0))))
+        self.position = nnx.Param(table(config.max_positions))
+        self.segment = nnx.Param(table(config.num_segments))
+        self.norm = LayerNorm(config)
+
+    def __call__(
+        self, input_ids: jax.Array, segment_ids: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        """Maps [batch, length] to [batch, length, hidden]."""
+        x = jnp.take(self.word[...], input_ids, axis=0)
+        x += jnp.take(self.segment[...], segment_ids, axis=0)
+        x += self.position[: input_ids.shape[1]][None]
+        x = self.norm(x).astype(compute_dtype(self.config))
+        return dropout(x, self.config.hidden_dropout, key)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention and its output projection, then residual and LayerNorm."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
+        self.config = config
+        heads = (config.num_heads, config.head_dim)
+        self.qkv = Dense((config.hidden_size,), (3, *heads), config, rngs)
+        self.output = Dense(heads, (config.hidden_size,), config, rngs)
+        self.norm = LayerNorm(config)
+
+    def __call__(
+        self, hidden: jax.Array, input_mask: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        """Maps [batch, length, hidden] to the same."""
+        probability_key, output_key = split_key(key, 2)
+        query, key_, value = jnp.unstack(self.qkv(hidden), axis=2)
+        context = attend(
+            query, key_, value, input_mask, self.config.attention_dropout, probability_key
+        )
+        update = dropout(self.output(context), self.config.hidden_dropout, output_key)
+        return self.norm(hidden + update)
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with GELU between them, then residual and LayerNorm."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.up = Dense((config.hidden_size,), (config.mlp_size,), config, rngs)
+        self.down = Dense((config.mlp_size,), (config.hidden_size,), config, rngs)
+        self.norm = LayerNorm(config)
+
+    def __call__(self, hidden: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Maps [batch, length, hidden] to the same."""
+        inner = activation(self.config.activation)(self.up(hidden))
+        update = dropout(self.down(inner), self.config.hidden_dropout, key)
+        return self.norm(hidden + update)
+
+
+class EncoderLayer(nnx.Module):
+    """One Transformer layer, LayerNorm after each residual sum."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
+        self.attention = SelfAttention(config, rngs)
+        self.mlp = Mlp(config, rngs)
+
+    def __call__(
+        self, hidden: jax.Array, input_mask: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        """Maps [batch, length, hidden] to the same; `input_mask` is [batch, length]."""
+        attention_key, mlp_key = split_key(key, 2)
+        return self.mlp(self.attention(hidden, input_mask, attention_key), mlp_key)
+
+
+class Bert(nnx.Module):
+    """Encoder, pooler and both pre-training heads; its attributes are the parameter tree."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.embeddings = Embeddings(config, rngs)
+        layer_rngs = rngs.split(config.num_layers)
+        self.encoder = nnx.vmap(functools.partial(EncoderLayer, config))(layer_rngs)
+        self.pooler = Pooler(config, rngs)
+        self.mlm = MlmHead(config, rngs)
+        self.nsp = NspHead(config, rngs)
+
+    def encode(
+        self,
+        input_ids: jax.Array,
+        input_mask: jax.Array,
+        segment_ids: jax.Array,
+        key: jax.Array | None,
+        all_layers: bool,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Last hidden states, and the embeddings with every layer's output if asked for."""
+        embedding_key, layers_key = split_key(key, 2)
+        embedded = self.embeddings(input_ids, segment_ids, embedding_key)
+        definition, stacked = nnx.split(self.encoder)
+        # Keyed by layer, not drawn in order, so that unrolling and remat leave the masks alone.
+        keys = None if layers_key is None else jax.random.split(layers_key, self.config.num_layers)
+
+        def run_layer(hidden: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, Any]:
+            params, layer_key = layer
+            hidden = nnx.merge(definition, params)(hidden, input_mask, layer_key)
+            return hidden, hidden if all_layers else None
+
+        if self.config.remat:
+            run_layer = jax.checkpoint(run_layer, prevent_cse=False)
+        hidden, outputs = jax.lax.scan(
+            run_layer, embedded, (stacked, keys), unroll=self.config.unroll
+        )
+        layers = jnp.concatenate([embedded[None], outputs]) if all_layers else None
+        return hidden, layers
+
+
+@functools.cache
+def _definition(config: BertConfig) -> nnx.GraphDef[Bert]:
+    return nnx.split(nnx.eval_shape(lambda: Bert(config, nnx.Rngs(params=0))))[0]
+
+
+def _bind(config: BertConfig, params: Params) -> Bert:
+    return nnx.merge(_definition(config), params)
+
+
+def init_params(config: BertConfig, key: jax.Array) -> Params:
+    """Random float32 parameters: truncated normal 0.02, biases 0, LayerNorm scales 1.
+
+    Returns:
+        Nested dictionary of arrays. Kernels are [inputs, outputs]; encoder parameters have a
+        leading axis `layers`; rows of `embeddings/word` beyond the vocabulary are zero.
+    """
+    return nnx.to_pure_dict(nnx.state(Bert(config, nnx.Rngs(params=key))))
+
+
+def apply_pretraining(
+    config: BertConfig,
+    params: Params,
+    batch: dict[str, jax.Array],
+    dropout_key: jax.Array | None = None,
+) -> PretrainingLogits:
+    """Logits of both pre-training tasks.
+
+    Args:
+        config: shape and numerics.
+        params: the tree `init_params` makes.
+        batch: features of `data_pipeline.batch`; the labels are not read.
+        dropout_key: None for no dropout.
+    """
+    bert = _bind(config, params)
+    inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
+    hidden, _ = bert.encode(*inputs, dropout_key, all_layers=False)
+    mlm = bert.mlm(hidden, batch["masked_positions"], bert.embeddings.word[...])
+    return PretrainingLogits(mlm=mlm, nsp=bert.nsp(bert.pooler(hidden)))
+
+
+def encode(
+    config: BertConfig,
+    params: Params,
+    input_ids: jax.Array,
+    input_mask: jax.Array,
+    segment_ids: jax.Array,
+    dropout_key: jax.Array | None = None,
+    *,
+    all_layers: bool = False,
+) -> EncoderOutput:
+    """Hidden states and pooled vector, for everything but pre-training.
+
+    Args:
+        config: shape and numerics.
+        params: the tree `init_params` makes.
+        input_ids: int32 [batch, length].
+        input_mask: int32 [batch, length], 1 on tokens and 0 on padding.
+        segment_ids: int32 [batch, length].
+        dropout_key: None for no dropout.
+        all_layers: also return the embeddings and the output of every layer.
+    """
+    bert = _bind(config, params)
+    hidden, layers = bert.encode(input_ids, input_mask, segment_ids, dropout_key, all_layers)
+    return EncoderOutput(hidden=hidden, pooled=bert.pooler(hidden), layers=layers)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses and accuracies of pre-training: the only place that knows both batch keys and losses.
+
+Everything is a pair (sum, weight) until the very end, so that averages over micro-batches, devices
+and evaluation batches are exact. Source: `run_pretraining.py` of google-research/bert.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.model import PretrainingLogits
+
+Batch = dict[str, jax.Array]
+Terms = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def pretraining_terms(
+    logits: PretrainingLogits, batch: Batch, row_weights: jax.Array | None = None
+) -> Terms:
+    """Sums and weights of `mlm_loss`, `mlm_accuracy`, `nsp_loss` and `nsp_accuracy`, in nats.
+
+    Args:
+        logits: what `apply_pretraining` made of `batch`.
+        batch: features of `data_pipeline.batch`.
+        row_weights: float [batch], 0 for rows whose next-sentence label must not count; default 1.
+
+    Returns:
+        Name -> (weighted sum, sum of weights), scalars in the type of the logits.
+    """
+    dtype = logits.mlm.dtype
+    if row_weights is None:
+        row_weights = jnp.ones(logits.nsp.shape[0])
+    slots = batch["masked_weights"].astype(dtype)
+    rows = row_weights.astype(dtype)
+    mlm_loss, mlm_hits = _cross_entropy(logits.mlm, batch["masked_ids"])
+    nsp_loss, nsp_hits = _cross_entropy(logits.nsp, batch["next_sentence_label"])
+    return {
+        "mlm_loss": (jnp.sum(mlm_loss * slots), jnp.sum(slots)),
+        "mlm_accuracy": (jnp.sum(mlm_hits * slots), jnp.sum(slots)),
+        "nsp_loss": (jnp.sum(nsp_loss * rows), jnp.sum(rows)),
+        "nsp_accuracy": (jnp.sum(nsp_hits * rows), jnp.sum(rows)),
+    }
+
+
+def pretraining_loss(terms: Terms, whole_batch: Batch | None = None) -> jax.Array:
+    """Mean masked-LM loss plus mean next-sentence loss.
+
+    Args:
+        terms: of a batch, or of a part of it.
+        whole_batch: the batch that the terms are a part of; the parts' losses then add up to the
+            loss of the whole. Default: the terms are the whole.
+    """
+    (mlm_sum, mlm_weight), (nsp_sum, nsp_weight) = terms["mlm_loss"], terms["nsp_loss"]
+    if whole_batch is not None:
+        mlm_weight = jnp.sum(whole_batch["masked_weights"].astype(mlm_sum.dtype))
+        nsp_weight = jnp.asarray(whole_batch["next_sentence_label"].shape[0], nsp_sum.dtype)
+    return mlm_sum / (mlm_weight + 1e-5) + nsp_sum / jnp.maximum(nsp_weight, 1.0)
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Negative log-likelihood of each label, and 1 where the label has the highest logit."""
+    log_normalizer = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")[..., 0]
+    hits = jnp.argmax(logits, axis=-1) == labels
+    return log_normalizer - chosen, hits.astype(logits.dtype)
