@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store: a tokenised corpus as flat arrays, made once and read by everything.
+
+    STORE/
+      store.json                  what is inside: counts, tokenizer, sources, checksums
+      tokenizer/                  the tokenizer that made the ids
+      train/tokens.npy            uint16 (uint32 above 65,536 tokens) [tokens]
+      train/sentence_offsets.npy  int64 [sentences + 1], token at which each sentence starts
+      train/document_offsets.npy  int64 [documents + 1], sentence at which each document starts
+      validation/...              the same
+
+No sentence and no document is empty. Readers map the arrays into memory, so that opening costs
+nothing and any number of processes on a machine share one copy.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from data_pipeline.errors import DataError, OutputError
+from data_pipeline.output import (
+    LOCK,
+    NpyWriter,
+    claim_directory,
+    disk_errors,
+    output_errors,
+    write_durably,
+)
+from data_pipeline.special_tokens import SpecialTokens
+from data_pipeline.tokenizers import Tokenizer, load_tokenizer
+
+FORMAT_VERSION = 1
+MANIFEST = "store.json"
+SPLITS = ("train", "validation")
+ARRAYS = ("tokens", "sentence_offsets", "document_offsets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a store: memory-mapped, read-only arrays."""
+
+    tokens: np.ndarray  # uint16 or uint32 [tokens]
+    sentence_offsets: np.ndarray  # int64 [sentences + 1]
+    document_offsets: np.ndarray  # int64 [documents + 1]
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return len(self.document_offsets) - 1
+
+    @property
+    def sentences(self) -> int:
+        """Number of sentences."""
+        return len(self.sentence_offsets) - 1
+
+
+class Store:
+    """A finished store on disk; see `open_store`."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        tokenizer = manifest["tokenizer"]
+        self.vocab_size: int = tokenizer["vocab_size"]
+        self.special = SpecialTokens(**tokenizer["special"])
+        content = json.dumps([manifest["files"], tokenizer], sort_keys=True)
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the ids; loaded when first asked for.
+
+        Raises:
+            DataError: the files in `tokenizer/` are not the ones the ids were made with.
+        """
+        tokenizer = load_tokenizer(self.path / "tokenizer")
+        if tokenizer.fingerprint != self.manifest["tokenizer"]["fingerprint"]:
+            raise DataError(
+                f"{self.path / 'tokenizer'} is not the tokenizer that made this store; "
+                "restore it or prepare the store again"
+            )
+        return tokenizer
+
+    def split(self, name: str) -> Split:
+        """Maps one split, "train" or "validation", into memory."""
+        arrays = {array: self._array(f"{name}/{array}.npy") for array in ARRAYS}
+        split = Split(**arrays)
+        counts = self.manifest["splits"][name]
+        found = {
+            "documents": split.documents,
+            "sentences": split.sentences,
+            "tokens": len(split.tokens),
+        }
+        ends = (int(split.document_offsets[-1]), int(split.sentence_offsets[-1]))
+        if found != counts or ends != (split.sentences, len(split.tokens)):
+            raise DataError(
+                f"{self.path / name}: the arrays hold {found} and end at {ends}, but {MANIFEST} "
+                f"says {counts}; prepare the store again"
+            )
+        return split
+
+    def _array(self, name: str) -> np.ndarray:
+        path = self.path / name
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read as an array: {error}") from error
+
+
+def open_store(path: Path | str) -> Store:
+    """Opens a store and checks format version, files and sizes, without reading the arrays.
+
+    Raises:
+        DataError: there is no finished store, or it is of another format or damaged.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            f"no store at {path}: there is no {MANIFEST}; make a store with "
+            "python -m data_pipeline.prepare"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path / MANIFEST} cannot be read: {error}") from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has store format {version}, this version reads {FORMAT_VERSION}; prepare the "
+            "store again"
+        )
+    missing = {"tokenizer", "splits", "files"} - set(manifest)
+    if missing:
+        raise DataError(f"{path / MANIFEST} lacks {', '.join(sorted(missing))}; prepare it again")
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise DataError(f"{path} is incomplete: {name} is missing; prepare the store again")
+        if file.stat().st_size != entry["bytes"]:
+            raise DataError(
+                f"{file} has {file.stat().st_size:,} bytes instead of {entry['bytes']:,}: the file "
+                "is damaged; copy it again or prepare the store again"
+            )
+    return Store(path, manifest)
+
+
+def verify_store(path: Path | str) -> Store:
+    """Opens a store and compares every file with its checksum.
+
+    Raises:
+        DataError: as `open_store`, or naming the first file whose content has changed.
+    """
+    store = open_store(path)
+    for name, entry in store.manifest["files"].items():
+        if file_checksum(store.path / name) != entry["crc32"]:
+            raise DataError(
+                f"{store.path / name} does not have the checksum noted in {MANIFEST}: the file is "
+                "damaged; copy it again or prepare the store again"
+            )
+    return store
+
+
+def file_checksum(path: Path) -> str:
+    """CRC-32 of a file, eight hexadecimal digits."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"
+
+
+class StoreWriter:
+    """Writes a store in bounded memory; it appears at `path` only when `finish` has run.
+
+        with StoreWriter(path, tokenizer) as writer:
+            writer.add_document("train", [[7, 8], [9]])
+            writer.finish({"name": "example"})
+
+    Until then everything is in `path`.tmp, which is removed when the block is left early.
+    """
+
+    def __init__(self, path: Path | str, tokenizer: Tokenizer) -> None:
+        """Claims the place.
+
+        Raises:
+            OutputError: something is there already, another writer is at work, or the place
+                cannot be written to.
+        """
+        self._path = Path(path)
+        self._tokenizer = tokenizer
+        self._tokens_type = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+        self._temporary = self._path.with_name(self._path.name + ".tmp")
+        if self._path.is_file() or (self._path.is_dir() and any(self._path.iterdir())):
+            raise OutputError(f"{self._path} exists already; remove it or choose another output")
+        with output_errors(self._temporary):
+            self._lock = claim_directory(self._temporary)
+            self._files = {name: self._open_arrays(name) for name in SPLITS}
+
+    def _open_arrays(self, split: str) -> dict[str, NpyWriter]:
+        directory = self._temporary / split
+        directory.mkdir()
+        dtypes = (self._tokens_type, np.int64, np.int64)
+        files = {
+            array: NpyWriter(directory / f"{array}.npy", dtype)
+            for array, dtype in zip(ARRAYS, dtypes, strict=True)
+        }
+        for array in ("sentence_offsets", "document_offsets"):
+            files[array].append(np.zeros(1, np.int64))
+        return files
+
+    def add_document(self, split: str, sentences: Sequence[Sequence[int]]) -> int:
+        """Appends a document, leaving out empty sentences.
+
+        Returns:
+            The number of sentences stored; a document of none is left out.
+
+        Raises:
+            DataError: a token id is outside the vocabulary.
+            DiskError: writing failed.
+        """
+        lengths = np.array([len(sentence) for sentence in sentences if sentence], np.int64)
+        if not len(lengths):
+            return 0
+        total = int(lengths.sum())
+        tokens = np.fromiter(itertools.chain.from_iterable(sentences), np.int64, total)
+        if tokens.min() < 0 or tokens.max() >= self._tokenizer.vocab_size:
+            raise DataError(
+                f"token ids from {tokens.min()} to {tokens.max()} in a document, but the "
+                f"vocabulary has {self._tokenizer.vocab_size}"
+            )
+        files = self._files[split]
+        with disk_errors(self._temporary):
+            files["sentence_offsets"].append(files["tokens"].length + np.cumsum(lengths))
+            files["tokens"].append(tokens)
+            files["document_offsets"].append(np.array([files["sentence_offsets"].length - 1]))
+        return len(lengths)
+
+    def finish(self, fields: Mapping[str, Any]) -> Store:
+        """Completes the files, writes the manifest and gives the store its name.
+
+        Args:
+            fields: further entries of `store.json`: name, options, sources, licence, provenance,
+                versions.
+        """
+        splits = {
+            name: {
+                "documents": files["document_offsets"].length - 1,
+                "sentences": files["sentence_offsets"].length - 1,
+                "tokens": files["tokens"].length,
+            }
+            for name, files in self._files.items()
+        }
+        manifest: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "tokenizer": {
+                "kind": self._tokenizer.kind,
+                "vocab_size": self._tokenizer.vocab_size,
+                "fingerprint": self._tokenizer.fingerprint,
+                "special": dataclasses.asdict(self._tokenizer.special),
+            },
+            "splits": splits,
+        }
+        with disk_errors(self._temporary):
+            for file in self._all_files():
+                file.close()
+            self._tokenizer.save(self._temporary / "tokenizer")
+            written = sorted(p for p in self._temporary.glob("*/*") if p.is_file())
+            manifest["files"] = {
+                str(file.relative_to(self._temporary)): {
+                    "bytes": file.stat().st_size,
+                    "crc32": file_checksum(file),
+                }
+                for file in written
+            }
+            write_durably(self._temporary / MANIFEST, json.dumps({**fields, **manifest}, indent=2))
+            self._temporary.rename(self._path)
+            (self._path / LOCK).unlink()
+        self._lock.close()
+        return open_store(self._path)
+
+    def _all_files(self) -> Iterator[NpyWriter]:
+        return itertools.chain.from_iterable(files.values() for files in self._files.values())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._lock.closed:
+            for file in self._all_files():
+                file.abandon()
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._lock.close()
