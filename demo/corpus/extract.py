@@ -118,9 +118,9 @@ def botchan(packages: pathlib.Path) -> Iterator[Document]:
 
 def king_james(packages: pathlib.Path) -> Iterator[Document]:
     """Chapters of the books; their verses are the sentences."""
-    program = packages / "bible-kjv/usr/bin/bible"
     for book in KJV_BOOKS:
-        command = [program, "-f", "-p", f"{packages}/bible-kjv-text/usr/lib/", book]
+        command = [str(packages / "bible-kjv/usr/bin/bible"), "-f", "-p"]
+        command += [str(packages / "bible-kjv-text/usr/lib") + "/", book]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         chapters: dict[str, Document] = {}
         for match in re.finditer(r"(?m)^\S*?(\d+):\d+\s+(.+)$", re.sub(r"\n {2,}", " ", text)):
