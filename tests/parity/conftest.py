@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every test in this folder is marked `parity`; without PyTorch the folder is not even looked at."""
+"""Marks every test in this folder `parity`; without PyTorch none is even collected."""
 
 import importlib.util
 import pathlib
