@@ -52,7 +52,7 @@ $(SETUP):
 	@echo "setup: done"
 
 demo: setup ## the main job on the bundled text, from vocabulary to exported model
-	@$(BIN)/python demo/run.py
+	@$(BIN)/python -m demo.run
 
 test: lint ## lint, then the default test suite
 	@$(BIN)/python -m pytest --durations=10
