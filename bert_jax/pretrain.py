@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: pre-train a BERT, or resume where the run was left.
+r"""Command: pre-train a BERT, or resume where the run was left.
 
-    python -m bert_jax.pretrain --config=configs/pretrain.py:tiny --workdir=runs/mine \\
+    python -m bert_jax.pretrain --config=configs/pretrain.py:tiny --workdir=runs/mine \
         --config.data.store=stores/mine
 
 Every key of the recipe can be set as `--config.key=value`. The same command resumes. Exit codes:

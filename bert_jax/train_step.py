@@ -75,7 +75,7 @@ def make_train_step(
             (gradients, terms), _ = jax.lax.scan(add, zeros, (parts, keys))
         updates, slots = optimizer.update(gradients, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         terms = terms | {"gradient_norm": (norm, jnp.ones_like(norm))}
         return {"params": params, "optimizer": slots, "step": state["step"] + 1}, terms
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe behind `make demo`: a real BERT in minutes on two CPU cores.
+r"""The recipe behind `make demo`: a real BERT in minutes on two CPU cores.
 
-    python -m bert_jax.pretrain --config=configs/demo.py --workdir=runs/demo \\
+    python -m bert_jax.pretrain --config=configs/demo.py --workdir=runs/demo \
         --config.data.store=runs/demo/store
 
 Many small batches at a high learning rate: what a model this small needs in order to leave the

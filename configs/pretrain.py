@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's pre-training recipe (arXiv 1810.04805, appendix A.2) for a model of a given size.
+r"""The paper's pre-training recipe (arXiv 1810.04805, appendix A.2) for a model of a given size.
 
-    python -m bert_jax.pretrain --config=configs/pretrain.py:base --workdir=runs/base \\
+    python -m bert_jax.pretrain --config=configs/pretrain.py:base --workdir=runs/base \
         --config.data.store=STORE
 
 Sizes: tiny, mini, small, medium, base, large. 1,000,000 steps of 256 sequences, the first 90% at

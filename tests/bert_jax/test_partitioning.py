@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mesh, the table of axes, and rows on devices (eight simulated ones)."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from bert_jax import partitioning
+from bert_jax.config import BertConfig, MeshConfig, OptimizerConfig, RunConfig
+from bert_jax.optimizer import make_optimizer
+from bert_jax.train_step import init_state
+from configs import pretrain
+from data_pipeline.errors import ConfigError
+
+
+def run_config(**changes):
+    config = pretrain.get_config("tiny")
+    config.data.store = "store"
+    config.update_from_flattened_dict(changes)
+    return RunConfig.from_mapping(config.to_dict())
+
+
+def abstract_state(optimizer="bert_adam"):
+    config = BertConfig.preset("tiny", vocab_size=1000)
+    make = make_optimizer(OptimizerConfig(name=optimizer), 20_000)
+    return jax.eval_shape(lambda: init_state(config, make, 0))
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ((-1, 1, 1), (8, 1, 1)),
+        ((2, 2, 2), (2, 2, 2)),
+        ((2, -1, 2), (2, 2, 2)),
+        ((1, 1, -1), (1, 1, 8)),
+    ],
+)
+def test_mesh_takes_what_is_left(axes, shape):
+    mesh = partitioning.make_mesh(MeshConfig(*axes))
+    assert tuple(mesh.shape.values()) == shape
+
+
+@pytest.mark.parametrize("axes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (4, 1, 1)])
+def test_mesh_that_does_not_multiply_is_refused(axes):
+    with pytest.raises(ConfigError, match="does not multiply to the 8 devices"):
+        partitioning.make_mesh(MeshConfig(*axes))
+
+
+@pytest.mark.parametrize("optimizer", ["bert_adam", "adamw", "lamb"])
+def test_slots_are_laid_out_like_their_parameters(optimizer):
+    mesh = partitioning.make_mesh(MeshConfig(2, 2, 2))
+    state = abstract_state(optimizer)
+    shardings = partitioning.state_shardings(mesh, state)
+    kernel = PartitionSpec(None, "fsdp", "tensor")
+    assert shardings["params"]["encoder"]["mlp"]["up"]["kernel"].spec == kernel
+    assert shardings["params"]["embeddings"]["word"].spec == PartitionSpec("tensor", "fsdp")
+    assert shardings["step"].spec == PartitionSpec()
+    slots = [
+        (leaf.shape, sharding.spec)
+        for leaf, sharding in zip(
+            jax.tree.leaves(state["optimizer"]),
+            jax.tree.leaves(shardings["optimizer"]),
+            strict=True,
+        )
+        if leaf.shape
+    ]
+    params = [
+        (leaf.shape, sharding.spec)
+        for leaf, sharding in zip(
+            jax.tree.leaves(state["params"]), jax.tree.leaves(shardings["params"]), strict=True
+        )
+    ]
+    assert slots == params * 2  # first and second moment
+
+
+def test_parameter_without_axes_is_an_error():
+    mesh = partitioning.make_mesh(MeshConfig())
+    state = {"params": {"adapter": {"kernel": jax.ShapeDtypeStruct((2, 2), np.float32)}}}
+    with pytest.raises(KeyError, match="adapter"):
+        partitioning.state_shardings(mesh, state)
+
+
+def test_table_has_no_parameter_that_does_not_exist():
+    paths = {
+        "/".join(entry.key for entry in path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(abstract_state()["params"])
+    }
+    assert paths == set(partitioning.PARAMETER_AXES)
+    used = {axis for axes in partitioning.PARAMETER_AXES.values() for axis in axes}
+    assert used == set(partitioning.AXIS_RULES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"phases.short.batch_size": 10},
+            "batch_size 10 is not divisible by 4 data-parallel devices: use 12",
+        ),
+        ({"phases.long.batch_size": 6}, "phases.long.batch_size 6 is not divisible by 4"),
+        (
+            {"phases.short.batch_size": 36, "phases.long.batch_size": 24, "accumulation": 3},
+            None,
+        ),
+        (
+            {"phases.short.batch_size": 30, "phases.long.batch_size": 24, "accumulation": 3},
+            "phases.short.batch_size 30 is not divisible by 4 data-parallel devices x "
+            "accumulation 3: use 36",
+        ),
+        ({"evaluation.batch_size": 2}, "evaluation.batch_size 2 is not divisible by 4"),
+        ({"model.num_heads": 1}, "model.num_heads 1 is not divisible by mesh.tensor 2"),
+        ({"model.mlp_size": 511}, "model.mlp_size 511 is not divisible by mesh.tensor 2"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_named(changes, message):
+    mesh = partitioning.make_mesh(MeshConfig(2, 2, 2))
+    config = run_config(**changes)
+    if message is None:
+        partitioning.check_divisible(config, mesh)
+        return
+    with pytest.raises(ConfigError) as caught:
+        partitioning.check_divisible(config, mesh)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+def test_rows_arrive_where_they_belong(axes):
+    mesh = partitioning.make_mesh(MeshConfig(*axes))
+    assert partitioning.local_rows(mesh, 16) == range(16)
+    rows = np.arange(32, dtype=np.int32).reshape(16, 2)
+    array = partitioning.to_devices(mesh, {"input_ids": rows})["input_ids"]
+    np.testing.assert_array_equal(array, rows)
+    parallel = axes[0] * axes[1]
+    assert {shard.data.shape for shard in array.addressable_shards} == {(16 // parallel, 2)}
