@@ -80,7 +80,8 @@ def stages(workdir: Path, steps: int) -> list[Stage]:
             "Turn the text into a store of token ids",
             workdir / "store" / "store.json",
             ["data_pipeline.prepare", f"--input={CORPUS}", "--format=lines"]
-            + [f"--tokenizer={tokenizer}", f"--output={store}"],
+            + [f"--tokenizer={tokenizer}", f"--output={store}"]
+            + ["--licence=public domain", "--provenance=demo/corpus/README.md"],
         ),
         Stage(
             "Look at the data before training on it",
