@@ -282,3 +282,12 @@ class RunConfig:
                 spans.append(PhaseSpan(phase.length, phase.batch_size, first_step, last_step))
             first_step = last_step
         return spans
+
+    def token_slots(self, first_step: int) -> int:
+        """Tokens of all batches from `first_step` to the end of the run, padding included."""
+        return sum(
+            max(0, span.last_step - max(span.first_step, first_step))
+            * span.batch_size
+            * span.length
+            for span in self.spans()
+        )

@@ -19,7 +19,7 @@ import optax
 from data_pipeline.source import ExampleOptions, ExampleStream, batches
 from jax.sharding import Mesh
 
-from bert_jax import partitioning, run_directory, run_lock
+from bert_jax import partitioning, run_directory, run_lock, summary
 from bert_jax.checkpoint import Checkpoints, load_params
 from bert_jax.config import RunConfig
 from bert_jax.evaluate import HeldOut
@@ -72,8 +72,16 @@ def train_and_evaluate(config: RunConfig, workdir: Path) -> dict[str, Any]:
         run = prepare(config, workdir)
         stack.enter_context(contextlib.closing(run.checkpoints))
         state, progress = restore_or_init(run)
-        monitor = Monitor(workdir, run.config.steps, progress.step)
+        monitor = Monitor(
+            workdir,
+            run.config.steps,
+            progress.step,
+            tokens_left=run.config.token_slots(progress.step),
+            enabled=jax.process_index() == 0,
+        )
         stack.enter_context(contextlib.closing(monitor))
+        parameters = summary.count_parameters(run.config.model, state["params"])
+        monitor.message(summary.opening(run.config, run.mesh, parameters, progress.step))
         stop = stack.enter_context(StopRequest())
         state = train(run, state, progress, monitor, stop)
         return finish(run, state, progress, monitor)
@@ -189,7 +197,8 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
         window.add(progress.step, terms, batch)
         profiler.after_step(progress.step, terms)
         monitor.count(examples=len(batch["input_ids"]), tokens=batch["input_ids"].size, wait=waited)
-        last = progress.step in boundaries or stop.requested
+        stopping = stop.requested
+        last = progress.step in boundaries or stopping
         if progress.step % config.log_every == 0 or progress.step == 1 or last:
             window.read()
             rate = float(schedule(progress.step - 1))
@@ -201,9 +210,9 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
         if progress.step % config.checkpoint.every == 0 or last:
             window.read()  # a step that is not finite must never be saved
             save(run, state, progress, held_out)
+            monitor.pause()
         run.checkpoints.poll()
-        if stop.requested and progress.step < config.steps:
-            run.checkpoints.close()
+        if stopping and progress.step < config.steps:
             raise Preempted(
                 f"asked to stop: step {progress.step} is saved; the same command resumes the run"
             )
@@ -265,21 +274,12 @@ def finish(run: Run, state: State, progress: Progress, monitor: Monitor) -> dict
         length: held_out.evaluate(state["params"], run.eval_step, run.mesh)
         for length, held_out in run.held_out.items()
     }
-    spans = run.config.spans()
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
-    padding = run.config.model.padded_vocab_size - run.config.model.vocab_size
-    summary = {
-        "name": run.config.name,
-        "parameters": parameters - padding * (run.config.model.hidden_size + 1),
-        "steps": progress.step,
-        "tokens_seen": progress.tokens_seen,
-        "wall_seconds": round(progress.wall_seconds, 1),
-        "tokens_per_second": round(progress.tokens_seen / progress.wall_seconds, 1),
-        "input_wait_share": monitor.input_wait_share,
-        "phases": [dataclasses.asdict(span) for span in spans],
-        "validation": validation[spans[-1].length],
-        "validation_by_length": {str(length): figures for length, figures in validation.items()},
-        "versions": run_directory.versions(),
-    }
-    run_directory.write_json(run.workdir / "summary.json", summary)
-    return summary
+    content = summary.figures(
+        run.config,
+        parameters=summary.count_parameters(run.config.model, state["params"]),
+        progress=dataclasses.asdict(progress),
+        input_wait_share=monitor.input_wait_share,
+        validation=validation,
+    )
+    run_directory.write_json(run.workdir / "summary.json", content)
+    return content
