@@ -53,5 +53,5 @@ def test_a_value_that_is_not_finite_stops_and_keeps_the_batch(tmp_path, name, va
     with pytest.raises(DataError, match="not finite at step 7; its batch is kept in") as caught:
         window.add(8, terms(), BATCH)
     assert caught.value.exit_code == 65
-    kept = np.load(tmp_path / "nonfinite" / "step-7.npz")
-    np.testing.assert_array_equal(kept["input_ids"], BATCH["input_ids"])
+    with np.load(tmp_path / "nonfinite" / "step-7.npz") as kept:
+        np.testing.assert_array_equal(kept["input_ids"], BATCH["input_ids"])
