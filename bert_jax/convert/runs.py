@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run directories as a format to convert from and to: Orbax checkpoint, config.json, tokenizer.
+
+A run made from imported weights holds them as step 0 and has no recipe. It is there to start from
+(`--config.init_from=RUN`), to score and to ask; training cannot be resumed in it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from bert_jax import run_directory
+from bert_jax.checkpoint import Checkpoints, load_params
+from bert_jax.config import BertConfig
+from bert_jax.convert.mapping import Parameters
+from bert_jax.model import init_params
+from bert_jax.typed_mapping import build
+from data_pipeline.errors import DataError
+from data_pipeline.tokenizers import Tokenizer, load_tokenizer
+
+
+def load_run(directory: Path) -> tuple[BertConfig, Parameters, Tokenizer]:
+    """Model, parameters of the newest good step, and tokenizer of a run.
+
+    Raises:
+        DataError: there is no run, or nothing in it can be trusted.
+    """
+    described = run_directory.read_config(directory)
+    if "model" not in described.get("config", {}):
+        raise DataError(
+            f"{directory / 'config.json'} describes no run; if this is a Hugging Face directory, "
+            "say so with --from=huggingface"
+        )
+    config: BertConfig = build(BertConfig, described["config"]["model"], "model")
+    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    device = SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
+    )
+    params, _ = load_params(directory, abstract)
+    tokenizer = load_tokenizer(directory / "tokenizer")
+    if tokenizer.fingerprint != described["tokenizer_fingerprint"]:
+        raise DataError(
+            f"{directory / 'tokenizer'} is not the tokenizer that this run was trained with"
+        )
+    return config, params, tokenizer
+
+
+def save_run(
+    config: BertConfig,
+    params: Parameters,
+    tokenizer: Tokenizer,
+    target: Path,
+    *,
+    source: str,
+    fresh_heads: Sequence[str],
+) -> None:
+    """Writes the parameters as step 0 of a run directory; `target` must be empty.
+
+    Args:
+        config: the model.
+        params: its parameters.
+        tokenizer: its tokenizer.
+        target: directory.
+        source: where they come from, for the record.
+        fresh_heads: those with random values, for the record.
+    """
+    description: dict[str, Any] = {
+        "config": {"model": dataclasses.asdict(config)},
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "imported_from": source,
+        "fresh_heads": list(fresh_heads),
+        "versions": run_directory.versions(),
+    }
+    tokenizer.save(target / "tokenizer")
+    run_directory.write_json(target / "config.json", description)
+    checkpoints = Checkpoints(target / "checkpoints", keep_last=1)
+    try:
+        checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, description)
+    finally:
+        checkpoints.close()
