@@ -16,7 +16,6 @@ from bert_jax.layers import (
     LayerNorm,
     activation,
     add_bias,
-    contract,
     exact_dtype,
 )
 
@@ -59,7 +58,12 @@ class MlmHead(nnx.Module):
         """
         gathered = gather_positions(hidden, positions)
         x = self.norm(activation(self.config.activation)(self.dense(gathered)))
-        logits = contract(x, table, ((2,), (1,))).astype(exact_dtype(x.dtype))
+        logits = jax.lax.dot_general(
+            x,
+            table.astype(x.dtype),
+            (((2,), (1,)), ((), ())),
+            preferred_element_type=exact_dtype(x.dtype),
+        )
         return add_bias(logits, self.bias[...])[..., : self.config.vocab_size]
 
 

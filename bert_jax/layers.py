@@ -33,18 +33,6 @@ def truncated_normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> j
     return jax.nn.initializers.truncated_normal(stddev)(rngs.params(), shape, jnp.float32)
 
 
-def contract(
-    x: jax.Array, kernel: jax.Array, axes: tuple[tuple[int, ...], tuple[int, ...]]
-) -> jax.Array:
-    """Product of `x` and `kernel` over the paired `axes`, in the type of `x`."""
-    # Without a float32 result XLA:CPU turns bfloat16 operands into float32 and leaves AMX unused;
-    # on accelerators a bfloat16 result halves the memory traffic and is summed in float32 anyway.
-    result = exact_dtype(x.dtype) if jax.default_backend() == "cpu" else x.dtype
-    return jax.lax.dot_general(
-        x, kernel.astype(x.dtype), (axes, ((), ())), preferred_element_type=result
-    )
-
-
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """`x` plus `bias` along the last axes."""
     return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
@@ -62,10 +50,18 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
         [..., *outputs] in the type of `x`.
     """
     inputs = kernel.ndim - bias.ndim
-    last = tuple(range(x.ndim - inputs, x.ndim))
-    return add_bias(contract(x, kernel, (last, tuple(range(inputs)))), bias).astype(x.dtype)
+    axes = (tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs)))
+    # Without a float32 result XLA:CPU turns bfloat16 operands into float32 and leaves AMX unused;
+    # on accelerators a bfloat16 result halves the memory traffic and is summed in float32 anyway.
+    result = exact_dtype(x.dtype) if jax.default_backend() == "cpu" else x.dtype
+    product = jax.lax.dot_general(
+        x, kernel.astype(x.dtype), (axes, ((), ())), preferred_element_type=result
+    )
+    return add_bias(product, bias).astype(x.dtype)
 
 
+# Recomputed in the backward pass: it is cheap, and saving its intermediates is not.
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """LayerNorm over the last axis, in at least float32, returned in the type of `x`.
 
@@ -80,9 +76,25 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
     return (normal * scale.reshape(broadcast) + bias.reshape(broadcast)).astype(x.dtype)
 
 
+@jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
     """Product of x and the normal distribution function of x (the original until 2019-02-07)."""
-    return x * 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+    exact = x.astype(exact_dtype(x.dtype))
+    return (exact * _normal_distribution(exact)).astype(x.dtype)
+
+
+# By hand, so that the backward pass needs one saved array instead of three.
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    exact = x.astype(exact_dtype(x.dtype))
+    density = jnp.exp(-0.5 * jnp.square(exact)) / math.sqrt(2 * math.pi)
+    slope = _normal_distribution(exact) + exact * density
+    return gelu(x), tangent * slope.astype(x.dtype)
+
+
+def _normal_distribution(x: jax.Array) -> jax.Array:
+    return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:

