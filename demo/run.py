@@ -80,7 +80,7 @@ def stages(workdir: Path, steps: int) -> list[Stage]:
             "Turn the text into a store of token ids",
             workdir / "store" / "store.json",
             ["data_pipeline.prepare", f"--input={CORPUS}", "--format=lines"]
-            + [f"--tokenizer={tokenizer}", f"--output={store}"]
+            + [f"--tokenizer={tokenizer}", f"--output={store}", "--validation_fraction=0.06"]
             + ["--licence=public domain", "--provenance=demo/corpus/README.md"],
         ),
         Stage(
@@ -135,7 +135,6 @@ def run_stage(stage: Stage) -> None:
     Raises:
         StageError: the command failed.
     """
-    stage.output.parent.mkdir(parents=True, exist_ok=True)
     partial = stage.output.with_name(stage.output.name + ".partial")
     command = [sys.executable, "-m", *stage.command]
     if stage.transcript:
@@ -213,6 +212,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise UsageError(f"unexpected argument {arguments[1]!r}: flags look like --name=value")
     workdir = Path(_WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
     plan = stages(workdir, _STEPS.value)
     started = time.monotonic()
     for number, stage in enumerate(plan, 1):

@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_stage(folder: Path, program: str, transcript: bool = False) -> run.Stage:
     (folder / "program.py").write_text(program)
-    return run.Stage("Some work", folder / "deep" / "output.txt", ["program"], transcript)
+    return run.Stage("Some work", folder / "output.txt", ["program"], transcript)
 
 
 def test_a_transcript_is_shown_and_kept(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
