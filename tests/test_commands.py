@@ -72,7 +72,8 @@ def test_the_export_counts_what_the_summary_counts(finished: tuple[Path, str]) -
     workdir, _ = finished
     summary = json.loads((workdir / "summary.json").read_text())
     with safe_open(workdir / "export" / "huggingface" / "model.safetensors", "numpy") as file:
-        sizes = {name: int(np.prod(file.get_slice(name).get_shape())) for name in file.keys()}
+        names = file.keys()
+        sizes = {name: int(np.prod(file.get_slice(name).get_shape())) for name in names}
     tied = {name for name in sizes if name.startswith("cls.predictions.decoder")}
     assert sum(size for name, size in sizes.items() if name not in tied) == summary["parameters"]
     assert sizes["bert.embeddings.word_embeddings.weight"] == 4096 * 128
