@@ -9,7 +9,7 @@ activations. Every position counts, padding included.
 from bert_jax.config import BertConfig
 from data_pipeline.batch import max_predictions
 
-# Dense bfloat16 TFLOP/s of one JAX device, by the start of `device_kind`. The first match counts, so
+# Dense bfloat16 TFLOP/s of one JAX device, by the start of `device_kind`. The first match counts:
 # more specific names stand first. A chip is two devices on TPU v2, v3 and v7x, and one on v4 and
 # v5p with megacore, the default. Sources: cloud.google.com/tpu/docs and NVIDIA's data sheets.
 _PEAK_TFLOPS = (
