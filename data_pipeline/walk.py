@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How documents are cut into chunks, one chunk an example: the walk of the original.
+
+`create_instances_from_document` of google-research/bert (`create_pretraining_data.py`) walks
+through a document: it packs sentences into a chunk until the target length is reached or the
+document ends, takes a random number of them as A, and either lets the rest be B (a true next pair)
+or puts the rest back, to be walked again, and looks for B elsewhere (a random pair). The original
+does so `dupe_factor` = 10 times and shuffles what comes out. So there are PASSES walks here, and
+pass r of any corpus is the same for every run; partner, truncation and masks differ in each epoch.
+
+A walk's draws are named by the sentence where a chunk starts, so a chunk can be made again from
+that number alone. `pass_starts` walks the whole corpus once, many documents in lock-step, and keeps
+every CHECKPOINT-th start: from there any other chunk is a few steps away.
+
+Differs from the original in one thing: a document of more than SECTION_TOKENS tokens is walked in
+sections, as if it were several documents, so that one endless document does not make one endless
+sequential walk (its target length is therefore drawn anew in each section, and one chunk a section
+ends early).
+"""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.random_bits import Purpose, bits, uniform, uniform_integers
+from data_pipeline.store import Split
+
+PASSES = 10
+CHECKPOINT = 8
+SECTION_TOKENS = 1 << 17
+_BLOCK_SENTENCES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunks:
+    """Chunks of sentences; all fields have the shape [chunks].
+
+    Attributes:
+        first: int64, the sentence where A starts.
+        a_stop: int64, the sentence after A.
+        stop: int64, the sentence after the chunk: B is [a_stop, stop) unless the pair is random.
+        is_random: bool, B comes from elsewhere and [a_stop, stop) is walked again.
+        target: int64, the length in tokens that the chunk was to have.
+    """
+
+    first: NDArray[np.int64]
+    a_stop: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    is_random: NDArray[np.bool_]
+    target: NDArray[np.int64]
+
+    @property
+    def following(self) -> NDArray[np.int64]:
+        """The sentence where the walk goes on."""
+        return np.where(self.is_random, self.a_stop, self.stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """The walks over one split at one length; their draws depend on nothing else.
+
+    Attributes:
+        sentence_offsets: int64 [sentences + 1], the token where each sentence starts.
+        section_offsets: int64 [sections + 1], the sentence where each section starts.
+        length: tokens of an example, [CLS] and two [SEP] included.
+        short_probability: how often a section's target length is drawn below the longest.
+        base: number of the sentence that `sentence_offsets` begins with.
+    """
+
+    sentence_offsets: NDArray[np.int64]
+    section_offsets: NDArray[np.int64]
+    length: int
+    short_probability: float
+    base: int = 0
+
+    def targets(
+        self, passes: int | NDArray[np.int64], sections: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Target length in tokens of each section: the longest, or sometimes from 2 to that."""
+        longest = self.length - 3
+        first = self.section_offsets[sections]
+        short = uniform(passes, Purpose.SHORT, first) < self.short_probability
+        drawn = 2 + uniform_integers(longest - 1, passes, Purpose.TARGET, first)
+        return np.where(short, drawn, longest)
+
+    def chunks(
+        self,
+        passes: int | NDArray[np.int64],
+        first: NDArray[np.int64],
+        section_stop: NDArray[np.int64],
+        target: NDArray[np.int64],
+    ) -> Chunks:
+        """The chunks that start at the sentences `first`, each in a section ending as given."""
+        # Offsets are the cumulative token counts: the chunk ends with the sentence that reaches
+        # the target, or with the section.
+        wanted = self.sentence_offsets[first - self.base] + target
+        reached = np.searchsorted(self.sentence_offsets, wanted) + self.base
+        stop = np.minimum(reached, section_stop)
+        sentences = stop - first
+        drawn = bits(passes, Purpose.CHUNK, first)
+        # The top bit is the coin, the 32 bits below choose where A ends.
+        coin = (drawn >> np.uint64(63)).astype(np.bool_)
+        choice = ((drawn >> np.uint64(31)) & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        a_sentences = 1 + ((choice * np.maximum(sentences - 1, 0)) >> 32)
+        return Chunks(first, first + a_sentences, stop, coin | (sentences == 1), target)
+
+    def pass_starts(self, pass_number: int) -> tuple[NDArray[np.int64], int]:
+        """Walks the whole split once.
+
+        Returns:
+            the starts of chunks 0, CHECKPOINT, 2 * CHECKPOINT, ... as sentence numbers (int64, or
+            uint32 where these suffice), and the number of all chunks.
+        """
+        small = self.section_offsets[-1] <= np.iinfo(np.uint32).max
+        kept, chunks = [], 0
+        for low, high in self._blocks():
+            starts = self._block_starts(pass_number, low, high)
+            kept.append(starts[-chunks % CHECKPOINT :: CHECKPOINT].astype("u4" if small else "i8"))
+            chunks += starts.size
+        return np.concatenate(kept), chunks
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        """Ranges of sections of about _BLOCK_SENTENCES sentences: bounded memory for any split."""
+        sections = len(self.section_offsets) - 1
+        wanted = np.arange(0, int(self.section_offsets[-1]), _BLOCK_SENTENCES)
+        bounds = np.unique(np.append(np.searchsorted(self.section_offsets, wanted), sections))
+        return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+
+    def _block_starts(self, pass_number: int, low: int, high: int) -> NDArray[np.int64]:
+        """Starts of the chunks of the sections [low, high), ascending; walked in lock-step."""
+        offsets = np.asarray(self.section_offsets[low : high + 1])
+        base = int(offsets[0])
+        # A copy of the block's part: the search for a chunk's end stays in the cache.
+        sentences = np.array(self.sentence_offsets[base : int(offsets[-1]) + 1])
+        block = dataclasses.replace(self, sentence_offsets=sentences, base=base)
+        is_start = np.zeros(int(offsets[-1]) - base, np.bool_)
+        target = self.targets(pass_number, np.arange(low, high))
+        first, section_stop = offsets[:-1], offsets[1:]
+        while first.size:
+            is_start[first - base] = True
+            first = block.chunks(pass_number, first, section_stop, target).following
+            walking = first < section_stop
+            first, section_stop, target = first[walking], section_stop[walking], target[walking]
+        return np.flatnonzero(is_start) + base
+
+
+def section_offsets(split: Split) -> NDArray[np.int64]:
+    """Sentences where sections start: all documents, and cuts at sentence ends in very long ones.
+
+    Returns:
+        int64 [sections + 1], ending with the number of sentences.
+    """
+    documents = np.asarray(split.document_offsets)
+    tokens = np.asarray(split.sentence_offsets[documents])
+    pieces = -(-np.diff(tokens) // SECTION_TOKENS)
+    long = np.flatnonzero(pieces > 1)
+    if not long.size:
+        return documents
+    cuts = [
+        np.searchsorted(
+            split.sentence_offsets,
+            np.linspace(tokens[document], tokens[document + 1], pieces[document] + 1)[1:-1],
+        )
+        for document in long.tolist()
+    ]
+    return np.unique(np.concatenate([documents, *cuts]))
