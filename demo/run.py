@@ -98,9 +98,9 @@ def stages(workdir: Path, steps: int) -> list[Stage]:
         ),
         Stage(
             "Fill in blanks",
-            workdir / "fill_mask.txt",
-            ["bert_jax.fill_mask", f"--checkpoint={run}", *SENTENCES],
-            transcript=True,
+            workdir / "fill_mask.json",
+            ["bert_jax.fill_mask", f"--checkpoint={run}", f"--json={workdir}/fill_mask.json"]
+            + list(SENTENCES),
         ),
         Stage(
             "Export to Hugging Face",
