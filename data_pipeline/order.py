@@ -66,6 +66,8 @@ class Order:
         for step in range(CHECKPOINT - 1):
             following = walk.chunks(passes, first, stop, target).following
             first = np.where(step < skip, following, first)
-            section = section + (first == stop)
-            stop, target = offsets[section + 1], walk.targets(passes, section)
+            over = np.flatnonzero(first == stop)
+            section[over] += 1
+            stop[over] = offsets[section[over] + 1]
+            target[over] = walk.targets(passes[over], section[over])
         return walk.chunks(passes, first, stop, target)

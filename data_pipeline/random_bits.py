@@ -93,9 +93,9 @@ def uniform_integers(size: ArrayLike, *keys: ArrayLike) -> NDArray[np.int64]:
 def permute(index: ArrayLike, size: ArrayLike, *keys: ArrayLike) -> NDArray[np.int64]:
     """Where a keyed pseudo-random permutation of [0, size) sends `index`.
 
-    A Feistel network permutes the smallest power of two that holds `size` (at least 4); an index
-    that lands outside [0, size) goes through it again until it lands inside ("cycle walking": Black
-    and Rogaway, "Ciphers with arbitrary finite domains", 2002), less than twice on average.
+    A Feistel network over a grid of at least `size` cells, about the square root of it each way; an
+    index that lands on a cell too many goes through it again until it lands in [0, size) ("cycle
+    walking": Black and Rogaway, "Ciphers with arbitrary finite domains", 2002), which few do.
 
     Args:
         index: integers in [0, size).
@@ -108,25 +108,27 @@ def permute(index: ArrayLike, size: ArrayLike, *keys: ArrayLike) -> NDArray[np.i
     arguments = np.broadcast_arrays(index, size, bits(*keys))
     shape = arguments[0].shape
     values, sizes, names = (np.ravel(argument).astype(np.uint64) for argument in arguments)
-    # frexp gives the number of bits of an integer that float64 holds exactly.
-    width = np.maximum(np.frexp((sizes - _ONE).astype(np.float64))[1], 2).astype(np.uint64)
     outside = np.arange(values.size)
     while outside.size:
-        walked = _feistel(values[outside], width[outside], names[outside])
+        walked = _feistel(values[outside], sizes[outside], names[outside])
         values[outside] = walked
         outside = outside[walked >= sizes[outside]]
     return values.astype(np.int64).reshape(shape)
 
 
 def _feistel(
-    values: NDArray[np.uint64], width: NDArray[np.uint64], names: NDArray[np.uint64]
+    values: NDArray[np.uint64], sizes: NDArray[np.uint64], names: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
-    """Permutes the numbers of `width` bits, one permutation for each name."""
-    right_width = width >> _ONE
-    left_mask = (_ONE << (width - right_width)) - _ONE
-    right_mask = (_ONE << right_width) - _ONE
-    left, right = values >> right_width, values & right_mask
+    """Permutes the cells of grids that hold `sizes` cells or a few more, one way for each name."""
+    columns = np.ceil(np.sqrt(sizes)).astype(np.uint64)
+    rows = (sizes + columns - _ONE) // columns
+    row, column = np.divmod(values, columns)
     for turn in range(_FEISTEL_ROUNDS):
-        left ^= _mix(bits(names, 2 * turn) ^ right) & left_mask
-        right ^= _mix(bits(names, 2 * turn + 1) ^ left) & right_mask
-    return (left << right_width) | right
+        column = (column + _turn(names, 2 * turn, row) % columns) % columns
+        row = (row + _turn(names, 2 * turn + 1, column) % rows) % rows
+    return row * columns + column
+
+
+def _turn(names: NDArray[np.uint64], turn: int, half: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # The names are random bits already, so that one mix is enough.
+    return _mix(names ^ (half * np.uint64(2 * _FEISTEL_ROUNDS) + np.uint64(turn)))
