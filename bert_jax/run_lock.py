@@ -46,15 +46,10 @@ def exclusive(workdir: pathlib.Path | str) -> Iterator[None]:
 
 def _make(workdir: pathlib.Path) -> None:
     try:
-        workdir.mkdir(exist_ok=True)
+        workdir.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise OutputError(
             f"the work directory {workdir} is a file; choose another --workdir"
-        ) from error
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"the work directory {workdir} cannot be made: there is no directory "
-            f"{workdir.parent}; make it first, or correct --workdir"
         ) from error
     except OSError as error:
         raise OutputError(

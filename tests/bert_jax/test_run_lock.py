@@ -99,10 +99,10 @@ def test_file_in_the_way(tmp_path: pathlib.Path) -> None:
     assert_refused(path / "inner", "cannot be made: Not a directory")
 
 
-def test_missing_parent(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "missing" / "run"
-    assert_refused(path, f"there is no directory {path.parent}; make it first")
-    assert not path.parent.exists()
+def test_parents_are_made(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "runs" / "mine"
+    with run_lock.exclusive(path):
+        assert path.is_dir()
 
 
 def test_lock_file_is_a_directory(tmp_path: pathlib.Path) -> None:
