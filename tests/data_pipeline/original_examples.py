@@ -45,7 +45,7 @@ def original_examples(
     """`create_training_instances`: shuffled documents, `passes` times, and the result shuffled."""
     documents = list(documents)
     rng.shuffle(documents)
-    examples = []
+    examples: list[Example] = []
     for _ in range(passes):
         for index in range(len(documents)):
             examples.extend(document_examples(documents, index, recipe, rng))

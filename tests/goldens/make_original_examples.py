@@ -70,11 +70,11 @@ def load_original(folder: Path) -> Any:
 def make_documents(
     rng: random.Random, documents: int, sentences: int, tokens: int
 ) -> list[list[list[int]]]:
-    """Documents, sentences and tokens up to twice the numbers given (less one), never empty."""
+    """Documents of half to twice as many sentences, sentences of one to twice as many tokens."""
     return [
         [
             rng.choices(range(5, len(VOCABULARY)), k=rng.randint(1, 2 * tokens - 1))
-            for _ in range(rng.randint(1, 2 * sentences - 1))
+            for _ in range(rng.randint((sentences + 1) // 2, 2 * sentences - 1))
         ]
         for _ in range(documents)
     ]
