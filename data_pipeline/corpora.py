@@ -89,15 +89,22 @@ def find_sources(options: CorpusOptions) -> list[Source]:
     if not patterns:
         raise UsageError("--input is empty; give files, globs or tfds:NAME, separated by commas")
     sources: dict[str, Source] = {}
+    found: dict[str, list[str]] = {}  # format -> why, for each file
     for pattern in patterns:
         if pattern.startswith("tfds:"):
             size = find_dataset(pattern, options.tfds_data_dir).bytes
             sources[pattern] = Source(pattern, "tfds", size)
             continue
         for path in _find_files(pattern):
-            if str(path) not in sources:
-                kind = detect_format(path) if options.format == "auto" else options.format
-                sources[str(path)] = Source(str(path), kind, path.stat().st_size)
+            if str(path) in sources:
+                continue
+            kind = options.format
+            if kind == "auto":
+                kind, reason = detect_format(path)
+                found.setdefault(kind, []).append(f"{path} because {reason}")
+            sources[str(path)] = Source(str(path), kind, path.stat().st_size)
+    for kind, reasons in found.items():
+        logging.info("%d files are read as %s: %s", len(reasons), kind, "; ".join(reasons[:3]))
     return list(sources.values())
 
 
@@ -113,28 +120,29 @@ def _find_files(pattern: str) -> list[Path]:
     return files
 
 
-def detect_format(path: Path) -> str:
-    """Finds the format of a file from its name and its first lines, and logs why.
+def detect_format(path: Path) -> tuple[str, str]:
+    """Finds the format of a file from its name and its first lines.
 
     The rule: `.jsonl` and `.ndjson` are jsonl, and so is a file whose first line is a JSON object.
     Other files are lines if, among the first 400 lines with text, most end like a sentence and
     most are left whole by the sentence splitter; otherwise prose.
+
+    Returns:
+        The format, and the reason in words.
     """
     names = [suffix.lower() for suffix in path.suffixes if suffix not in (".gz", ".zst")]
     if names and names[-1] in (".jsonl", ".ndjson"):
-        return _log_format(path, "jsonl", f"it is named {names[-1]}")
+        return "jsonl", f"it is named {names[-1]}"
     head = _head(path)
     if not head:
-        return _log_format(path, "prose", "it is empty")
+        return "prose", "it is empty"
     if _is_json_object(head[0]):
-        return _log_format(path, "jsonl", "its first line is a JSON object")
+        return "jsonl", "its first line is a JSON object"
     ending = sum(bool(_SENTENCE_END.search(line)) for line in head) / len(head)
     whole = sum(len(split_sentences(line)) == 1 for line in head) / len(head)
-    return _log_format(
-        path,
-        "lines" if ending > 0.5 and whole > 0.5 else "prose",
-        f"of its first {len(head)} lines {ending:.0%} end like a sentence and {whole:.0%} hold one",
-    )
+    kind = "lines" if ending > 0.5 and whole > 0.5 else "prose"
+    shares = f"{ending:.0%} end like a sentence and {whole:.0%} hold one"
+    return kind, f"of its first {len(head)} lines {shares}"
 
 
 def _head(path: Path) -> list[str]:
@@ -156,11 +164,6 @@ def _is_json_object(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _log_format(path: Path, name: str, reason: str) -> str:
-    logging.info("%s is read as %s: %s", path, name, reason)
-    return name
 
 
 def read_documents(sources: Iterable[Source], options: CorpusOptions) -> Iterator[Document]:

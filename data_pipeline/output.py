@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output that is whole or absent: locked directories, durable files, and what can go wrong."""
+"""Output that is whole or absent: directories made aside, durable files, full disks."""
 
 import contextlib
 import errno
@@ -8,13 +8,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Self
 
 import numpy as np
 
 from data_pipeline.errors import DiskError, OutputError
 
-LOCK = ".lock"
+_LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,30 +53,65 @@ class NpyWriter:
             self._file.close()
 
 
-def claim_directory(directory: Path) -> IO[str]:
-    """Makes `directory`, locks it against other writers and empties what a killed one left.
+class NewDirectory:
+    """A directory that appears under its name only when it is complete.
 
-    Returns:
-        The open lock file, `directory`/LOCK; closing it frees the directory.
+        with NewDirectory(path) as directory:
+            (directory.temporary / "content").write_text("...")
+            directory.commit()
 
-    Raises:
-        OutputError: another process holds it.
+    Until then everything is in `path`.tmp, which is removed when the block is left early. What a
+    killed process left there is cleared away by the next one.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = open(directory / LOCK, "w")  # noqa: SIM115 - held until the store is finished
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(lock.fileno()), os.stat(directory / LOCK)):
-            raise FileNotFoundError
-    except (BlockingIOError, FileNotFoundError) as error:
-        lock.close()
-        raise OutputError(f"another process is writing {directory}; wait for it") from error
-    for left in directory.iterdir():
-        if left.is_dir():
-            shutil.rmtree(left)
-        elif left.name != LOCK:
-            left.unlink()
-    return lock
+
+    def __init__(self, path: Path) -> None:
+        """Claims the place.
+
+        Raises:
+            OutputError: something is there already, another process is writing there, or the
+                place cannot be written to.
+        """
+        self.path = path
+        self.temporary = path.with_name(path.name + ".tmp")
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise OutputError(f"{path} exists already; remove it or choose another --output")
+        try:
+            self.temporary.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.temporary / _LOCK, "w")  # noqa: SIM115 - closed at the end
+            self._claim()
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"cannot write to {self.temporary}: {reason}") from error
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held the lock may have finished and taken the file along.
+            mine = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name))
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            self._lock.close()
+            raise OutputError(f"another process is writing {self.temporary}; wait for it")
+        for left in self.temporary.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != _LOCK:
+                left.unlink()
+
+    def commit(self) -> None:
+        """Gives the directory its name."""
+        self.temporary.rename(self.path)
+        (self.path / _LOCK).unlink()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._lock.closed:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self._lock.close()
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -85,15 +120,6 @@ def write_durably(path: Path, text: str) -> None:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Reports what the operating system says about a place to write to as an OutputError."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ import functools
 import hashlib
 import itertools
 import json
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,15 +25,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from data_pipeline.errors import DataError, OutputError
-from data_pipeline.output import (
-    LOCK,
-    NpyWriter,
-    claim_directory,
-    disk_errors,
-    output_errors,
-    write_durably,
-)
+from data_pipeline.errors import DataError
+from data_pipeline.output import NewDirectory, NpyWriter, disk_errors, write_durably
 from data_pipeline.special_tokens import SpecialTokens
 from data_pipeline.tokenizers import Tokenizer, load_tokenizer
 
@@ -185,7 +177,7 @@ class StoreWriter:
             writer.add_document("train", [[7, 8], [9]])
             writer.finish({"name": "example"})
 
-    Until then everything is in `path`.tmp, which is removed when the block is left early.
+    Left early, the block leaves nothing behind.
     """
 
     def __init__(self, path: Path | str, tokenizer: Tokenizer) -> None:
@@ -195,14 +187,11 @@ class StoreWriter:
             OutputError: something is there already, another writer is at work, or the place
                 cannot be written to.
         """
-        self._path = Path(path)
         self._tokenizer = tokenizer
         self._tokens_type = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-        self._temporary = self._path.with_name(self._path.name + ".tmp")
-        if self._path.is_file() or (self._path.is_dir() and any(self._path.iterdir())):
-            raise OutputError(f"{self._path} exists already; remove it or choose another output")
-        with output_errors(self._temporary):
-            self._lock = claim_directory(self._temporary)
+        self._directory = NewDirectory(Path(path))
+        self._temporary = self._directory.temporary
+        with disk_errors(self._temporary):
             self._files = {name: self._open_arrays(name) for name in SPLITS}
 
     def _open_arrays(self, split: str) -> dict[str, NpyWriter]:
@@ -282,10 +271,8 @@ class StoreWriter:
                 for file in written
             }
             write_durably(self._temporary / MANIFEST, json.dumps({**fields, **manifest}, indent=2))
-            self._temporary.rename(self._path)
-            (self._path / LOCK).unlink()
-        self._lock.close()
-        return open_store(self._path)
+            self._directory.commit()
+        return open_store(self._directory.path)
 
     def _all_files(self) -> Iterator[NpyWriter]:
         return itertools.chain.from_iterable(files.values() for files in self._files.values())
@@ -294,8 +281,6 @@ class StoreWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not self._lock.closed:
-            for file in self._all_files():
-                file.abandon()
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._lock.close()
+        for file in self._all_files():
+            file.abandon()
+        self._directory.__exit__(*exception)

@@ -50,7 +50,7 @@ class TextFile:
         """The lines without their ends; a byte order mark and CR LF are accepted.
 
         Raises:
-            DataError: bytes that are not UTF-8, a damaged archive, a line over 64 MiB.
+            DataError: bytes that are not UTF-8, a damaged archive, an endless line.
             DiskError: reading failed.
         """
         offset = number = 0
@@ -83,7 +83,7 @@ class TextFile:
             raise DiskError(f"reading {self.path} failed: {error}") from error
         if len(line) > MAX_LINE_BYTES:
             raise DataError(
-                f"{self.path}, line {number} is longer than {MAX_LINE_BYTES >> 20} MiB; text needs "
+                f"{self.path}, line {number} is longer than {MAX_LINE_BYTES:,} bytes; text needs "
                 "line ends"
             )
         return line

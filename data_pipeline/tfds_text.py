@@ -19,7 +19,7 @@ class TfdsDataset:
         self._builder = builder
         info = builder.info.splits[split]
         self._examples: int = info.num_examples
-        self.bytes: int = info.num_bytes
+        self.bytes: int = max(info.num_bytes, info.num_examples)  # a slice tells no bytes
 
     def texts(self, field: str) -> Iterator[tuple[str, int]]:
         """The text of each example, and about how many bytes of the split have been read.
@@ -30,7 +30,9 @@ class TfdsDataset:
         import tensorflow_datasets as tfds
 
         features = self._builder.info.features
-        if field not in features or not isinstance(features[field], tfds.features.Text):
+        # Text, and strings of other names, are scalars of Python objects to NumPy.
+        kinds = {name: (str(f.np_dtype), f.shape) for name, f in features.items() if f.shape == ()}
+        if kinds.get(field) != ("object", ()):
             raise DataError(
                 f"{self._name} has no text field {field!r} (fields: {', '.join(features)}); choose "
                 "one with --text_field"

@@ -17,8 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from data_pipeline.corpora import CorpusOptions, Source, find_sources, read_documents
-from data_pipeline.errors import DataError, OutputError, UsageError, run_command
-from data_pipeline.output import LOCK, claim_directory, output_errors
+from data_pipeline.errors import DataError, UsageError, run_command
+from data_pipeline.output import NewDirectory, disk_errors
 from data_pipeline.progress import Progress
 from data_pipeline.sentencepieces import SentencePieceTokenizer
 from data_pipeline.special_tokens import SPECIAL_NAMES
@@ -148,6 +148,8 @@ def train_sentencepiece(sentences: Iterable[str], size: int, *, lower_case: bool
     """
     import sentencepiece
 
+    # Errors of an iterator would come back through C++ as something else.
+    sentences = list(sentences)
     model = io.BytesIO()
     pad, unknown, *others = SPECIAL_NAMES
     try:
@@ -189,24 +191,20 @@ def train(
     Raises:
         UserError: anything wrong with input, options or output; nothing is left behind then.
     """
-    if output.exists():
-        raise OutputError(f"{output} exists already; remove it or choose another --output")
     sentences = sample_sentences(corpus, sample_bytes)
-    temporary = output.with_name(output.name + ".tmp")
-    with output_errors(temporary), claim_directory(temporary):
+    with NewDirectory(output) as directory, disk_errors(directory.temporary):
         tokenizer: Tokenizer
         if kind == "wordpiece":
             tokenizer = train_wordpiece(
                 sentences, size, lower_case=lower_case, strip_accents=strip_accents
             )
         else:
-            model = temporary / "trained.model"
+            model = directory.temporary / "trained.model"
             model.write_bytes(train_sentencepiece(sentences, size, lower_case=lower_case))
             tokenizer = SentencePieceTokenizer(model)
             model.unlink()
-        tokenizer.save(temporary)
-        temporary.rename(output)
-        (output / LOCK).unlink()
+        tokenizer.save(directory.temporary)
+        directory.commit()
     return tokenizer
 
 

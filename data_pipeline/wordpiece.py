@@ -119,6 +119,7 @@ class _WordTable(dict[str, tuple[int, ...]]):
         from tokenizers import models
 
         ids = {token: number for number, token in enumerate(tokens)}
+        self._unknown = ids["[UNK]"]
         self._model = models.WordPiece(
             ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS
         )
@@ -126,7 +127,11 @@ class _WordTable(dict[str, tuple[int, ...]]):
     def __missing__(self, word: str) -> tuple[int, ...]:
         if len(self) >= _REMEMBERED_WORDS:
             self.clear()
-        self[word] = pieces = tuple(piece.id for piece in self._model.tokenize(word))
+        try:
+            pieces = tuple(piece.id for piece in self._model.tokenize(word))
+        except UnicodeEncodeError:  # half a surrogate pair, which has no UTF-8 for Rust to read
+            pieces = (self._unknown,)
+        self[word] = pieces
         return pieces
 
 
