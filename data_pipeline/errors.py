@@ -9,7 +9,7 @@ a launcher can tell "start me again" (75, 76) from "fix something first" (64, 65
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 EXIT_PREEMPTED = 75
 EXIT_PEER_LOST = 76
@@ -60,7 +60,10 @@ class ConfigError(UserError):
 def _parse_flags(arguments: Sequence[str]) -> list[str]:
     """Parses flags, turning what absl and config_flags raise into one line and an exit code."""
     try:
-        return flags.FLAGS(list(arguments))
+        rest = flags.FLAGS(list(arguments))
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING  # at INFO, Orbax tells of every file it reads
+        return rest
     except flags.Error as error:
         raise UsageError(f"{error}\nTry --help.") from error
     except FileNotFoundError as error:
