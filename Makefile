@@ -61,7 +61,7 @@ lint: setup ## formatting, lint rules, types, import rules
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -c "from importlinter.cli import lint_imports_command as main; main()" \
+	@$(BIN)/python -c "from importlinter.cli import lint_imports_command as main; main(['--no-cache'])" \
 		>.venv/imports.log || { cat .venv/imports.log; exit 1; }
 	@echo "Imports are within the rules"
 

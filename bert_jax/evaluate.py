@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from data_pipeline.source import ExampleOptions, ExampleStream
 from jax.sharding import Mesh
 
 from bert_jax.partitioning import batch_sharding, local_rows, to_devices
 from data_pipeline.batch import IS_RANDOM, Batch
+from data_pipeline.source import ExampleOptions, ExampleStream
 from data_pipeline.store import Store
 
 SEED = 0  # of held-out examples, whatever the run's seed is

@@ -71,7 +71,7 @@ def _fetch(terms: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
 def _keep_batch(directory: Path, pending: _Pending, broken: list[str]) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{pending.step}.npz"
-    np.savez_compressed(path, **pending.batch)
+    np.savez_compressed(path, allow_pickle=False, **pending.batch)
     return (
         f"{' and '.join(broken)} not finite at step {pending.step}; its batch is kept in {path}. "
         "Checkpoints hold finite steps only. Usual causes: learning rate too high or warm-up too "

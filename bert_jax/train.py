@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import optax
-from data_pipeline.source import ExampleOptions, ExampleStream, batches
 from jax.sharding import Mesh
 
 from bert_jax import partitioning, run_directory, run_lock, summary
@@ -31,6 +30,7 @@ from bert_jax.profiling import ProfilerWindow
 from bert_jax.train_step import State, init_state, make_eval_step, make_train_step
 from data_pipeline.batch import Batch, BatchSpec, validate
 from data_pipeline.errors import ConfigError, Preempted
+from data_pipeline.source import ExampleOptions, ExampleStream, batches
 from data_pipeline.store import Store, open_store
 
 

@@ -62,7 +62,7 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(arguments))
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.WARNING  # at INFO, Orbax tells of every file it reads
+            logging.set_verbosity(logging.WARNING)  # at INFO, Orbax tells of every file it reads
         return rest
     except flags.Error as error:
         raise UsageError(f"{error}\nTry --help.") from error
