@@ -11,12 +11,11 @@ PYTHON ?= python3 python3.13 python3.12 python3.11 python
 EXTRAS := data,report,test
 BIN := .venv/bin
 
-# A stamp's name holds a checksum of all that the installation depends on. The place is a part of
-# it, because a virtual environment cannot be moved.
-pins := setup.cfg pyproject.toml constraints.txt
-key = $(shell { pwd; cat $(1); } | cksum | tr ' ' '-')
-SETUP := .venv/setup-$(call key,$(pins))
-PARITY := .venv/parity-$(call key,$(pins) constraints-parity.txt)
+# A stamp's name holds a checksum of all that the installation depends on: the pins, setup.cfg
+# down to the settings of tools, and the place, because a virtual environment cannot be moved.
+key = $(shell { pwd; sed '/^\[tool:/,$$d' setup.cfg; cat pyproject.toml $(1); } | cksum | tr ' ' -)
+SETUP := .venv/setup-$(call key,constraints.txt)
+PARITY := .venv/parity-$(call key,constraints.txt constraints-parity.txt)
 
 # pip in a few lines: the big downloads, and what went wrong.
 pip_log := .venv/pip.log
@@ -34,7 +33,10 @@ help: ## this list
 setup: $(SETUP) ## build .venv, or bring it up to date
 
 $(SETUP):
-	@for python in $(PYTHON) none; do \
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "setup: bringing .venv up to date"; exit; \
+	fi; \
+	for python in $(PYTHON) none; do \
 		"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 			>/dev/null 2>&1 && break; \
 	done; \
@@ -43,9 +45,8 @@ $(SETUP):
 		echo "install one, or name it: make PYTHON=/path/to/python3 setup"; exit 1; \
 	fi; \
 	echo "setup: $$("$$python" --version) -> .venv (some minutes, 3 GB of disk)"; \
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv \
-		|| { echo "error: $$python cannot make virtual environments;" \
-			"on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	"$$python" -m venv --clear .venv || { echo "error: $$python cannot make virtual environments;" \
+		"on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(call pip_install,-e ".[$(EXTRAS)]" -c constraints.txt)
 	@rm -f .venv/setup-* .venv/parity-*
 	@touch $@
