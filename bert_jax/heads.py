@@ -15,7 +15,7 @@ from bert_jax.layers import (
     Dense,
     LayerNorm,
     activation,
-    add_bias,
+    dense,
     exact_dtype,
 )
 
@@ -58,13 +58,8 @@ class MlmHead(nnx.Module):
         """
         gathered = gather_positions(hidden, positions)
         x = self.norm(activation(self.config.activation)(self.dense(gathered)))
-        logits = jax.lax.dot_general(
-            x,
-            table.astype(x.dtype),
-            (((2,), (1,)), ((), ())),
-            preferred_element_type=exact_dtype(x.dtype),
-        )
-        return add_bias(logits, self.bias[...])[..., : self.config.vocab_size]
+        logits = dense(x, table, self.bias[...], exact_dtype(x.dtype), transposed=True)
+        return logits[..., : self.config.vocab_size]
 
 
 class NspHead(Dense):
@@ -75,4 +70,4 @@ class NspHead(Dense):
 
     def __call__(self, pooled: jax.Array) -> jax.Array:
         """Maps [batch, hidden] to [batch, 2], float32 at least."""
-        return super().__call__(pooled.astype(exact_dtype(pooled.dtype)))
+        return dense(pooled, self.kernel[...], self.bias[...], exact_dtype(pooled.dtype))

@@ -38,26 +38,76 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
 
 
-def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def dense(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: DTypeLike, transposed: bool = False
+) -> jax.Array:
     """Affine map of the last axes of `x`.
+
+    Differentiated by hand: the backward products then take operands in the compute dtype too and
+    give the kernel's gradient in full precision, where JAX would multiply float32 by bfloat16.
 
     Args:
         x: [..., *inputs] in the compute dtype.
-        kernel: [*inputs, *outputs].
+        kernel: [*inputs, *outputs], or [*outputs, *inputs] if `transposed`.
         bias: [*outputs].
+        dtype: type of the result.
+        transposed: whether the kernel has its outputs first.
 
     Returns:
-        [..., *outputs] in the type of `x`.
+        [..., *outputs].
     """
+    rows, inputs, _ = _axes(x, kernel, bias, transposed)
+    features = tuple(range(len(rows), x.ndim))
+    return add_bias(_product(x, kernel.astype(x.dtype), (features, inputs), dtype), bias).astype(
+        dtype
+    )
+
+
+def _dense_forward(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: DTypeLike, transposed: bool
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return dense(x, kernel, bias, dtype, transposed), (x, kernel, bias)
+
+
+def _dense_backward(
+    dtype: DTypeLike, transposed: bool, saved: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, ...]:
+    x, kernel, bias = saved
+    rows, _, outputs = _axes(x, kernel, bias, transposed)
+    bias_gradient = jnp.sum(gradient, rows, dtype=bias.dtype)
+    gradient = gradient.astype(x.dtype)
+    features = tuple(range(len(rows), gradient.ndim))
+    x_gradient = _product(gradient, kernel.astype(x.dtype), (features, outputs), x.dtype)
+    # In the order of the kernel's axes: a transposed float32 product of bfloat16 operands is
+    # one that XLA:CPU 0.10 cannot run.
+    factors = (gradient, x) if transposed else (x, gradient)
+    kernel_gradient = _product(*factors, (rows, rows), kernel.dtype)
+    return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype), bias_gradient
+
+
+dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _axes(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, transposed: bool
+) -> tuple[tuple[int, ...], ...]:
+    """Axes of x that are not contracted, and the kernel's axes of inputs and of outputs."""
     inputs = kernel.ndim - bias.ndim
-    axes = (tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs)))
+    first, last = tuple(range(inputs)), tuple(range(inputs, kernel.ndim))
+    if transposed:
+        first, last = tuple(range(bias.ndim, kernel.ndim)), tuple(range(bias.ndim))
+    return tuple(range(x.ndim - inputs)), first, last
+
+
+def _product(
+    x: jax.Array, y: jax.Array, axes: tuple[tuple[int, ...], tuple[int, ...]], dtype: DTypeLike
+) -> jax.Array:
+    """Sum over the paired axes, of type `dtype` or, on the CPU, float32 at least."""
     # Without a float32 result XLA:CPU turns bfloat16 operands into float32 and leaves AMX unused;
     # on accelerators a bfloat16 result halves the memory traffic and is summed in float32 anyway.
-    result = exact_dtype(x.dtype) if jax.default_backend() == "cpu" else x.dtype
-    product = jax.lax.dot_general(
-        x, kernel.astype(x.dtype), (axes, ((), ())), preferred_element_type=result
-    )
-    return add_bias(product, bias).astype(x.dtype)
+    result = exact_dtype(dtype) if jax.default_backend() == "cpu" else dtype
+    return jax.lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=result)
 
 
 # Recomputed in the backward pass: it is cheap, and saving its intermediates is not.
@@ -148,7 +198,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., *inputs] to [..., *outputs]."""
-        return dense(x, self.kernel[...], self.bias[...])
+        return dense(x, self.kernel[...], self.bias[...], x.dtype)
 
 
 class LayerNorm(nnx.Module):
