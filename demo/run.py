@@ -24,9 +24,6 @@ from absl import flags
 
 from data_pipeline.errors import UsageError, UserError, run_command
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Directory for everything the demo makes.")
-_STEPS = flags.DEFINE_integer("steps", 0, "Training steps; 0: the recipe's.", lower_bound=0)
-
 CORPUS = "demo/corpus/*.txt"
 VOCABULARY = 4096
 MARGIN = 0.3  # nats below the unigram plateau that count as having learnt from context
@@ -211,9 +208,9 @@ def main(arguments: Sequence[str]) -> None:
     """Runs what is left to do and prints the closing table."""
     if len(arguments) > 1:
         raise UsageError(f"unexpected argument {arguments[1]!r}: flags look like --name=value")
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(flags.FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    plan = stages(workdir, _STEPS.value)
+    plan = stages(workdir, flags.FLAGS.steps)
     started = time.monotonic()
     for number, stage in enumerate(plan, 1):
         if stage.output.exists():
@@ -230,4 +227,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", "runs/demo", "Directory for everything the demo makes.")
+    flags.DEFINE_integer("steps", 0, "Training steps; 0: the recipe's.", lower_bound=0)
     run_command(main)
