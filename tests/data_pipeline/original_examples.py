@@ -73,9 +73,9 @@ def document_examples(
             b = _random_b(documents, index, target - len(a), rng)
         else:
             b = [token for sentence in document[a_stop:stop] for token in sentence]
-        _truncate(a, b, room, rng)
+        truncate(a, b, room, rng)
         tokens_of_pair = [recipe.cls, *a, recipe.sep, *b, recipe.sep]
-        positions = _mask(tokens_of_pair, recipe, rng)
+        positions = mask(tokens_of_pair, recipe, rng)
         masked, ordered = tokens_of_pair[:], sorted(positions)
         for position, shown in positions.items():
             masked[position] = shown
@@ -99,14 +99,14 @@ def _random_b(
     return b
 
 
-def _truncate(a: list[int], b: list[int], room: int, rng: random.Random) -> None:
+def truncate(a: list[int], b: list[int], room: int, rng: random.Random) -> None:
     """`truncate_seq_pair`."""
     while len(a) + len(b) > room:
         longer = a if len(a) > len(b) else b
         longer.pop(0 if rng.random() < 0.5 else -1)
 
 
-def _mask(tokens: list[int], recipe: Recipe, rng: random.Random) -> dict[int, int]:
+def mask(tokens: list[int], recipe: Recipe, rng: random.Random) -> dict[int, int]:
     """`create_masked_lm_predictions`: position -> token shown there."""
     words: list[list[int]] = []
     for position, token in enumerate(tokens):

@@ -23,15 +23,22 @@ def chi_square_p(statistic: float, freedom: int) -> float:
 
 
 def fit_p(counts: np.ndarray, shares: np.ndarray | float | None = None) -> float:
-    """p that independent outcomes counted in `counts` have these shares (equal if not given)."""
+    """P-value of independent outcomes, counted in `counts`, with these shares (default: equal)."""
     counts = np.ravel(counts)
     expected = counts.sum() * (1 / counts.size if shares is None else np.asarray(shares))
     statistic = float(np.sum((counts - expected) ** 2 / expected))
     return chi_square_p(statistic, counts.size - 1)
 
 
+def two_sample_p(counts: np.ndarray) -> float:
+    """P-value of two samples of independent outcomes, [2, outcomes], with the same shares."""
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+    statistic = float(np.sum((counts - expected) ** 2 / expected))
+    return chi_square_p(statistic, counts.shape[1] - 1)
+
+
 def paired_p(first: np.ndarray, second: np.ndarray) -> float:
-    """p that two samples of counts, [clusters, bins], have the same expectation in each bin.
+    """P-value of two samples of counts, [clusters, bins], with equal expectations in each bin.
 
     Examples of one document depend on each other, so a plain chi-square of all examples would find
     differences where there are none: here the documents are the independent units, the variance is
