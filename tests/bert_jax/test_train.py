@@ -82,18 +82,31 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-def test_run_learns_the_topics(tmp_path, make_recipe):
-    config = make_recipe(
-        **{
-            "steps": 180,
-            "log_every": 30,
-            "evaluation.every": 90,
-            "checkpoint.every": 90,
-            "evaluation.examples": 60,
-            "optimizer.warmup_steps": 20,
-        }
-    )
-    summary = train_and_evaluate(config, tmp_path / "run")
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """Trains the recipe once for long enough to learn; returns its directory and summary."""
+    workdir, made = tmp_path_factory.mktemp("learnt") / "run", []
+
+    def run(make_recipe):
+        if not made:
+            config = make_recipe(
+                **{
+                    "steps": 180,
+                    "log_every": 30,
+                    "evaluation.every": 90,
+                    "checkpoint.every": 90,
+                    "evaluation.examples": 60,
+                    "optimizer.warmup_steps": 20,
+                }
+            )
+            made.append(train_and_evaluate(config, workdir))
+        return workdir, made[0]
+
+    return run
+
+
+def test_run_learns_the_topics(make_recipe, learnt):
+    _, summary = learnt(make_recipe)
     for figures in summary["validation_by_length"].values():
         assert figures["mlm_loss"] < figures["unigram_entropy"] - 1.0
         assert figures["examples"] == 60
@@ -101,6 +114,15 @@ def test_run_learns_the_topics(tmp_path, make_recipe):
     assert summary["steps"] == 180
     assert summary["phases"][0]["last_step"] == summary["phases"][1]["first_step"] == 120
     assert 0 < summary["tokens_seen"] <= 120 * 16 * 32 + 60 * 8 * 64
+
+
+def test_init_from_takes_weights_and_nothing_else(tmp_path, make_recipe, learnt):
+    old, _ = learnt(make_recipe)
+    train_and_evaluate(make_recipe(init_from=str(old)), tmp_path / "run")
+    fresh, last = rows_of(tmp_path / "run")[0], rows_of(old)[-1]
+    assert fresh["learning_rate"] == 0.0
+    assert fresh["mlm_loss"] == pytest.approx(last["mlm_loss"], abs=0.4)
+    assert rows_of(old)[0]["mlm_loss"] > last["mlm_loss"] + 1.0
 
 
 @pytest.mark.parametrize("steps", [2, 5, 7, 8, 9, 11])
@@ -158,17 +180,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path, make_recipe, capsys):
     assert rows_of(tmp_path / "run") == before
 
 
-def test_init_from_takes_weights_and_nothing_else(tmp_path, make_recipe, uninterrupted):
-    old = uninterrupted(make_recipe())
-    config = make_recipe(init_from=str(old), **{"optimizer.learning_rate": 1e-3})
-    train_and_evaluate(config, tmp_path / "run")
-    first, last = rows_of(tmp_path / "run")[0], rows_of(old)[-1]
-    assert first["learning_rate"] == 0.0
-    assert rows_of(old)[0]["mlm_loss"] > last["mlm_loss"] + 0.2
-    assert first["mlm_loss"] == pytest.approx(last["mlm_loss"], abs=0.3)
-
-
-def test_a_store_of_another_seed_is_other_data(tmp_path, make_recipe, uninterrupted):
+def test_another_seed_is_another_run(tmp_path, make_recipe, uninterrupted):
     train_and_evaluate(make_recipe(seed=1), tmp_path / "run")
     losses = [
         [row["loss"] for row in rows_of(d)]
