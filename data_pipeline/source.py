@@ -120,7 +120,7 @@ class ExampleStream:
         pairs = make_pairs(self._split, chunks, self._length, keys)
         batch = assemble(self._split, pairs, self._special, self._length)
         mask_tokens(batch, self._special, self._vocab_size, keys, self._continuation)
-        return batch
+        return {name: batch[name] for name in self.spec(len(numbers)).features()}
 
 
 def batches(
