@@ -29,8 +29,9 @@ _CHINESE = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0002a6df\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f"
 )
-# Python, as the original, gives a capital sigma at the end of a word its final form; a letter that
-# the casing rules of Unicode pass over (an apostrophe, an accent) may stand between.
+# Python, as the original, gives a capital sigma at the end of a word its final form; characters
+# that the casing rules of Unicode pass over (apostrophes, accents) may follow the word's last
+# letter, here up to three.
 _CASED = r"[\p{Cased}&&\P{Case_Ignorable}]"
 _FINAL_SIGMA = (
     "(?<=" + "|".join(_CASED + r"\p{Case_Ignorable}" * skipped for skipped in range(4)) + ")"
