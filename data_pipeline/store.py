@@ -130,19 +130,25 @@ def open_store(path: Path | str) -> Store:
             f"{path} has store format {version}, this version reads {FORMAT_VERSION}; prepare the "
             "store again"
         )
-    missing = {"tokenizer", "splits", "files"} - set(manifest)
-    if missing:
-        raise DataError(f"{path / MANIFEST} lacks {', '.join(sorted(missing))}; prepare it again")
-    for name, entry in manifest["files"].items():
+    try:
+        store = Store(path, manifest)
+        sizes = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()}
+        _ = [manifest["splits"][name] for name in SPLITS]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path / MANIFEST} is not as it was written ({type(error).__name__}: {error}); "
+            "prepare the store again"
+        ) from error
+    for name, size in sizes.items():
         file = path / name
         if not file.is_file():
             raise DataError(f"{path} is incomplete: {name} is missing; prepare the store again")
-        if file.stat().st_size != entry["bytes"]:
+        if file.stat().st_size != size:
             raise DataError(
-                f"{file} has {file.stat().st_size:,} bytes instead of {entry['bytes']:,}: the file "
-                "is damaged; copy it again or prepare the store again"
+                f"{file} has {file.stat().st_size:,} bytes instead of {size:,}: the file is "
+                "damaged; copy it again or prepare the store again"
             )
-    return Store(path, manifest)
+    return store
 
 
 def verify_store(path: Path | str) -> Store:

@@ -80,7 +80,7 @@ def train_wordpiece(
     basic = BasicTokenizer(lower_case, strip_accents, chinese_characters=True)
     words: collections.Counter[str] = collections.Counter()
     for sentence in sentences:
-        words.update(basic(sentence))
+        words.update(word for word in basic(sentence) if len(word) <= MAX_WORD_CHARACTERS)
     if not words:
         raise DataError("there is no text to train a vocabulary on")
     # The trainer numbers the continuing forms of characters in the random order of a hash map and
@@ -127,9 +127,8 @@ def _alphabet(words: Mapping[str, int], entries: int) -> list[str]:
 def _repeat(words: Mapping[str, int]) -> Iterator[str]:
     """Each word as often as it was counted; the trainer takes text only."""
     for word, count in words.items():
-        if len(word) <= MAX_WORD_CHARACTERS:
-            for start in range(0, count, _REPEATS):
-                yield " ".join([word] * min(_REPEATS, count - start))
+        for start in range(0, count, _REPEATS):
+            yield " ".join([word] * min(_REPEATS, count - start))
 
 
 def train_sentencepiece(sentences: Iterable[str], size: int, *, lower_case: bool) -> bytes:

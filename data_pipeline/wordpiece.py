@@ -125,6 +125,8 @@ class _WordTable(dict[str, tuple[int, ...]]):
         )
 
     def __missing__(self, word: str) -> tuple[int, ...]:
+        if len(word) > MAX_WORD_CHARACTERS:
+            return (self._unknown,)  # not remembered: encoded binaries come as endless words
         if len(self) >= _REMEMBERED_WORDS:
             self.clear()
         try:

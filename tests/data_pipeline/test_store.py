@@ -248,8 +248,14 @@ def test_other_versions_and_broken_manifests_are_refused(store: Store) -> None:
     (store.path / "store.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         open_store(store.path)
-    (store.path / "store.json").write_text('{"format_version": 1}')
-    with pytest.raises(DataError, match="lacks files, splits, tokenizer"):
+    good = dict(store.manifest)
+    for name in ("tokenizer", "splits", "files"):
+        for bad in (None, [], {"x": 1}, "text"):
+            (store.path / "store.json").write_text(json.dumps(good | {name: bad}))
+            with pytest.raises(DataError, match="is not as it was written|is missing"):
+                open_store(store.path)
+    (store.path / "store.json").write_text("[1]")
+    with pytest.raises(DataError, match="store format None"):
         open_store(store.path)
 
 
