@@ -11,7 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from bert_jax.convert.files import read_json
+from bert_jax.convert.huggingface_sentencepiece import InexpressibleError, sentencepiece_steps
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizers import SpecialTokens, Tokenizer, load_tokenizer
 
@@ -42,8 +45,7 @@ _FINAL_SIGMA = (
 def write_tokenizer(tokenizer: Tokenizer, directory: Path, max_length: int) -> None:
     """Writes ours and theirs into `directory`.
 
-    Raises:
-        DataError: a SentencePiece model of a type that tokenizer.json cannot express.
+    Only ours where theirs cannot express a SentencePiece model, with a warning.
     """
     tokenizer.save(directory)
     names = {
@@ -61,8 +63,17 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path, max_length: int) -> N
         "tokenize_chinese_chars": tokenizer.settings.get("chinese_characters", False),
         **names,
     }
+    try:
+        tokenizer_file = tokenizer_json(tokenizer, directory)
+    except InexpressibleError as error:
+        logging.warning(
+            "AutoTokenizer will not load this export, its weights only: %s; load the tokenizer "
+            "with the library `sentencepiece`",
+            error,
+        )
+        return
     files = {
-        "tokenizer.json": tokenizer_json(tokenizer),
+        "tokenizer.json": tokenizer_file,
         "tokenizer_config.json": settings,
         "special_tokens_map.json": names,
     }
@@ -112,44 +123,50 @@ def _read_vocabulary(directory: Path) -> list[str]:
     return sorted(ids, key=ids.__getitem__)
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The tokenizer in the format of Hugging Face `tokenizers`."""
+def tokenizer_json(tokenizer: Tokenizer, directory: Path) -> dict[str, Any]:
+    """The tokenizer in the format of Hugging Face `tokenizers`.
+
+    Args:
+        tokenizer: ours.
+        directory: where it has been saved.
+
+    Raises:
+        InexpressibleError: a SentencePiece model that this format cannot express.
+    """
     special = tokenizer.special
-    isolated = _PUNCTUATION + (_CHINESE if tokenizer.settings["chinese_characters"] else "")
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    before = _case_and_accents(tokenizer.settings)
+    if tokenizer.kind == "wordpiece":
+        steps = _wordpiece_steps(tokenizer, before)
+    else:
+        steps = sentencepiece_steps(tokenizer, directory / "sentencepiece.model", before)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {
-                "id": number,
-                "content": tokenizer.tokens[number],
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
+            {"id": number, "content": tokenizer.tokens[number], **added, "special": True}
             for number in sorted(vars(special).values())
         ],
-        "normalizer": {"type": "Sequence", "normalizers": _normalizers(tokenizer.settings)},
+        "post_processor": _pair_template(special, tokenizer.tokens),
+        **steps,
+    }
+
+
+def _wordpiece_steps(tokenizer: Tokenizer, before: list[dict[str, Any]]) -> dict[str, Any]:
+    clean = [_replace(r"[\t\n\r\p{Zs}]", " "), _replace(r"[\uFFFD\p{Cc}\p{Cf}]", "")]
+    isolated = _PUNCTUATION + (_CHINESE if tokenizer.settings["chinese_characters"] else "")
+    split = {"type": "Split", "pattern": {"Regex": f"[{isolated}]"}, "behavior": "Isolated"}
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": clean + before},
         "pre_tokenizer": {
             "type": "Sequence",
-            "pretokenizers": [
-                {"type": "WhitespaceSplit"},
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": f"[{isolated}]"},
-                    "behavior": "Isolated",
-                    "invert": False,
-                },
-            ],
+            "pretokenizers": [{"type": "WhitespaceSplit"}, split | {"invert": False}],
         },
-        "post_processor": _pair_template(special, tokenizer.tokens),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece",
-            "unk_token": tokenizer.tokens[special.unk],
+            "unk_token": tokenizer.tokens[tokenizer.special.unk],
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 200,
             "vocab": {token: number for number, token in enumerate(tokenizer.tokens)},
@@ -157,11 +174,8 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _normalizers(settings: dict[str, bool]) -> list[dict[str, Any]]:
-    steps = [
-        _replace(r"[\t\n\r\p{Zs}]", " "),
-        _replace(r"[\uFFFD\p{Cc}\p{Cf}]", ""),
-    ]
+def _case_and_accents(settings: dict[str, bool]) -> list[dict[str, Any]]:
+    steps = []
     if settings["lower_case"]:
         steps += [_replace(_FINAL_SIGMA, "\u03c2"), {"type": "Lowercase"}]
     if settings["strip_accents"]:
