@@ -11,6 +11,7 @@ import dataclasses
 import glob
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -104,7 +105,8 @@ def find_sources(options: CorpusOptions) -> list[Source]:
                 found.setdefault(kind, []).append(f"{path} because {reason}")
             sources[str(path)] = Source(str(path), kind, path.stat().st_size)
     for kind, reasons in found.items():
-        logging.info("%d files are read as %s: %s", len(reasons), kind, "; ".join(reasons[:3]))
+        more = f" ... and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        print(f"read as {kind}: {reasons[0]}{more}", file=sys.stderr)
     return list(sources.values())
 
 

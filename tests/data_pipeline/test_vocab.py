@@ -105,9 +105,12 @@ def test_the_sample_is_spread_over_the_input_and_bounded(tmp_path: Path) -> None
     sample = list(sample_sentences(corpus, 100_000))
     assert 60_000 < sum(map(len, sample)) < 250_000
     from_files = collections.Counter(sentence[0] for sentence in sample)
-    assert min(from_files.values()) > 0.3 * len(sample)
+    assert set(from_files) == {"a", "b"} and min(from_files.values()) > 0.3 * len(sample)
     assert sample == list(sample_sentences(corpus, 100_000))
     assert len(list(sample_sentences(corpus, 10**8))) == 40_000
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"Again and again.\n\n" * 100_000))
+    again = CorpusOptions(f"{tmp_path}/c.txt.gz", format="lines")
+    assert sum(map(len, sample_sentences(again, 100_000))) < 250_000
 
 
 def test_the_command(tmp_path: Path) -> None:
