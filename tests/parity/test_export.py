@@ -19,8 +19,10 @@ from bert_jax.model import apply_pretraining, encode
 from data_pipeline.errors import DataError
 from data_pipeline.special_tokens import SPECIAL_NAMES
 from data_pipeline.tokenizers import load_tokenizer
+from data_pipeline.vocab import train_sentencepiece
 
-GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "wordpiece.json").read_text())
+ROOT = Path(__file__).parents[2]
+GOLDENS = json.loads((ROOT / "tests" / "goldens" / "wordpiece.json").read_text())
 SIGNS = "abcdefghijklmnopqrstuvwxyzàéß0123456789.,;:!?'\"-()中文あ"
 UNMASKED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 MASK_TEXTS = ["the ship [MASK] the sea.", "[MASK]", "a [MASK] is (not) a ship, it is 42!"]
@@ -140,6 +142,23 @@ def test_auto_tokenizer_reads_hard_strings_as_we_do(name, tmp_path):
         expected = [special.cls, *tokenizer.encode_with_mask(text), special.sep]
         assert auto(text).input_ids == expected, ascii(text)
     assert compared > 0.9 * len(golden["cases"])
+
+
+def test_auto_tokenizer_reads_a_sentencepiece_model(tmp_path):
+    text = (ROOT / "demo" / "corpus" / "natsume-botchan.txt").read_text("utf-8")
+    lines = [line for line in text.split("\n") if line][:300]
+    (tmp_path / "spiece.model").write_bytes(train_sentencepiece(lines, 300, lower_case=True))
+    tokenizer = load_tokenizer(tmp_path / "spiece.model")
+    config = BertConfig.preset("tiny", vocab_size=tokenizer.vocab_size)
+    params = random_params(config)
+    export_huggingface(config, params, tokenizer, "", tmp_path / "export")
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    for line in [*lines[:50], "the [MASK] sea"]:
+        ours = [tokenizer.special.cls, *tokenizer.encode_with_mask(line), tokenizer.special.sep]
+        assert auto(line).input_ids == ours
+    (theirs,) = transformers.pipeline("fill-mask", str(tmp_path / "export"), top_k=1)(["a [MASK]"])
+    (mine,) = fill_mask(config, params, tokenizer, ["a [MASK]"], top=1)
+    assert tokenizer.tokens[theirs["token"]] == mine["predictions"][0]["token"]
 
 
 def test_a_directory_that_transformers_saved_whole(tmp_path):
