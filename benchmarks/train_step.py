@@ -10,16 +10,17 @@ TensorFlow and no ml_collections. Prints a table, and as the last line all figur
 
 Step times are medians over rounds; a round is a number of steps dispatched one after the other, as
 training does it, and then awaited. With `--compare` the rounds of both sides take turns, so that
-both see the same state of a shared machine.
+both see the same state of the machine; on a shared one compare the processor times as well.
 """
 
+import importlib.metadata
 import json
 import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -138,25 +139,32 @@ class JaxStep:
         )
 
 
-def time_in_turns(sides: dict[str, tuple[Step, Wait]], rounds: int) -> dict[str, list[float]]:
+class Timing(NamedTuple):
+    """Seconds of a step: by the clock, and of this process's processor time."""
+
+    wall: float
+    cpu: float
+
+
+def time_in_turns(sides: dict[str, tuple[Step, Wait]], rounds: int) -> dict[str, list[Timing]]:
     """Seconds per step of each side in each round, warmed up, sides taking turns."""
     steps = {}
     for name, (dispatch, wait) in sides.items():
         _timed(dispatch, wait, 2)
-        steps[name] = max(1, round(ROUND_SECONDS / _timed(dispatch, wait, 1)))
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+        steps[name] = max(1, round(ROUND_SECONDS / _timed(dispatch, wait, 1).wall))
+    timings: dict[str, list[Timing]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (dispatch, wait) in sides.items():
-            seconds[name].append(_timed(dispatch, wait, steps[name]))
-    return seconds
+            timings[name].append(_timed(dispatch, wait, steps[name]))
+    return timings
 
 
-def _timed(dispatch: Step, wait: Wait, steps: int) -> float:
-    started = time.perf_counter()
+def _timed(dispatch: Step, wait: Wait, steps: int) -> Timing:
+    wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         dispatch()
     wait()
-    return (time.perf_counter() - started) / steps
+    return Timing((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps)
 
 
 def measure(
@@ -179,9 +187,11 @@ def measure(
 
         theirs = TorchStep(config, batches, gathered=peer == "torch_gathered")
         sides[peer] = (theirs.dispatch, theirs.wait)
-    seconds = time_in_turns(sides, rounds)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    step_seconds = median.pop("bert_jax")
+    timings = time_in_turns(sides, rounds)
+    wall = {name: statistics.median(t.wall for t in found) for name, found in timings.items()}
+    cpu = {name: statistics.median(t.cpu for t in found) for name, found in timings.items()}
+    step_seconds, cpu_seconds = wall.pop("bert_jax"), cpu.pop("bert_jax")
+    quartiles = np.quantile([timing.wall for timing in timings["bert_jax"]], [0.25, 0.75])
     flops = step_flops(config, spec.batch_size, spec.length)
     kind, devices = jax.devices()[0].device_kind, jax.device_count()
     tokens = spec.batch_size * spec.length
@@ -190,7 +200,8 @@ def measure(
         "device": kind,
         "devices": devices,
         "step_seconds": step_seconds,
-        "step_seconds_quartiles": list(np.quantile(seconds["bert_jax"], [0.25, 0.75])),
+        "step_seconds_quartiles": quartiles.tolist(),
+        "cpu_seconds": cpu_seconds,
         "tokens_per_second": tokens / step_seconds,
         "real_token_share": real,
         "sequences_per_second": spec.batch_size / step_seconds,
@@ -201,8 +212,9 @@ def measure(
         "peak_device_bytes": ours.peak_bytes(),
         "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "mlm_loss": ours.loss(),
-        "peer_step_seconds": median,
-        "speed_over_peer": {name: value / step_seconds for name, value in median.items()},
+        "peer_step_seconds": wall,
+        "peer_cpu_seconds": cpu,
+        "speed_over_peer": {name: value / step_seconds for name, value in wall.items()},
     }
 
 
@@ -219,7 +231,11 @@ def table(figures: dict[str, Any]) -> str:
     }
     for name, ratio in figures["speed_over_peer"].items():
         seconds = figures["peer_step_seconds"][name]
-        rows[name] = f"{seconds * 1e3:,.1f} ms: we run at {ratio:.2f}x its speed"
+        processor = figures["peer_cpu_seconds"][name] / figures["cpu_seconds"]
+        rows[name] = (
+            f"{seconds * 1e3:,.1f} ms; we run at {ratio:.2f}x its speed "
+            f"({processor:.2f}x by processor time)"
+        )
     return "\n".join(f"{name:20} {value}" for name, value in rows.items())
 
 
@@ -258,7 +274,12 @@ def main(arguments: Sequence[str]) -> None:
         peers=_COMPARE.value,
     )
     print(table(figures))
-    print(json.dumps(setting | figures | {"versions": versions()}))
+    print(json.dumps(setting | figures | {"versions": versions() | _peer_versions()}))
+
+
+def _peer_versions() -> dict[str, str]:
+    packages = ("torch", "transformers") if _COMPARE.value else ()
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
 if __name__ == "__main__":
