@@ -27,6 +27,7 @@ from bert_jax.layers import (
     split_key,
     truncated_normal,
 )
+from data_pipeline.errors import DataError
 
 Params = dict[str, Any]
 
@@ -70,9 +71,12 @@ class Embeddings(nnx.Module):
         self, input_ids: jax.Array, segment_ids: jax.Array, key: jax.Array | None
     ) -> jax.Array:
         """Maps [batch, length] to [batch, length, hidden]."""
+        length, limit = input_ids.shape[1], self.config.max_positions
+        if length > limit:
+            raise DataError(f"an input has {length} tokens, the model takes at most {limit}")
         x = jnp.take(self.word[...], input_ids, axis=0)
         x += jnp.take(self.segment[...], segment_ids, axis=0)
-        x += self.position[: input_ids.shape[1]][None]
+        x += self.position[:length][None]
         x = self.norm(x).astype(compute_dtype(self.config))
         return dropout(x, self.config.hidden_dropout, key)
 

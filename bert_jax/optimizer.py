@@ -30,7 +30,7 @@ def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.S
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, dtype=float)
         warm = step / max(config.warmup_steps, 1)
-        decayed = jnp.maximum(1.0 - step / total_steps, 0.0)
+        decayed = jnp.maximum(total_steps - step, 0.0) / total_steps
         return config.learning_rate * jnp.where(step < config.warmup_steps, warm, decayed)
 
     return schedule

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dense layer, LayerNorm, GELU and dropout, each against its definition."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import layers
+from data_pipeline.errors import ConfigError
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [((6,), (8,), (5,)), ((2, 3), (8,), (3, 2, 4)), ((2, 3), (2, 4), (8,)), ((7,), (4,), (1,))],
+    ids=str,
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dense_and_its_gradients(rows, inputs, outputs, transposed):
+    x, bias, pull = normal(0, *rows, *inputs), normal(1, *outputs), normal(2, *rows, *outputs)
+    kernel = normal(3, *(outputs + inputs if transposed else inputs + outputs))
+
+    def plain(x, kernel, bias):
+        matrix = kernel.reshape(bias.size, -1).T if transposed else kernel.reshape(-1, bias.size)
+        product = x.reshape(-1, matrix.shape[0]) @ matrix
+        return product.reshape(pull.shape) + bias.reshape((1,) * len(rows) + bias.shape)
+
+    def total(function, *args):
+        return (function(*args) * pull).sum()
+
+    ours = functools.partial(layers.dense, dtype=jnp.float32, transposed=transposed)
+    np.testing.assert_allclose(ours(x, kernel, bias), plain(x, kernel, bias), atol=1e-5)
+    found = jax.grad(lambda *args: total(ours, *args), argnums=(0, 1, 2))(x, kernel, bias)
+    expected = jax.grad(lambda *args: total(plain, *args), argnums=(0, 1, 2))(x, kernel, bias)
+    for gradient, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(1, 8, 2), (20, 32, 101), (64, 128, 512)], ids=str)
+def test_dense_multiplies_in_bfloat16_and_sums_in_float32(shape, transposed):
+    rows, inputs, outputs = shape
+    x = jnp.asarray(normal(0, rows, inputs), jnp.bfloat16)
+    kernel = normal(1, outputs, inputs) if transposed else normal(1, inputs, outputs)
+
+    @jax.jit
+    def products(x, kernel, pull):
+        dense = functools.partial(layers.dense, dtype=jnp.float32, transposed=transposed)
+        y, back = jax.vjp(dense, x, kernel, jnp.zeros(outputs))
+        return y, *back(pull)
+
+    pull = normal(2, rows, outputs)
+    y, x_gradient, kernel_gradient, _ = products(x, kernel, pull)
+    rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64) for a in (x, kernel, pull)]
+    matrix = rounded[1].T if transposed else rounded[1]
+    np.testing.assert_allclose(y, rounded[0] @ matrix, rtol=1e-4, atol=1e-4)
+    assert x_gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(x_gradient, np.float64), rounded[2] @ matrix.T, rtol=1e-2, atol=1e-2
+    )
+    assert kernel_gradient.dtype == np.float32
+    expected = rounded[0].T @ rounded[2]
+    np.testing.assert_allclose(
+        kernel_gradient, expected.T if transposed else expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_layer_norm_is_its_definition():
+    x, scale, bias = normal(0, 4, 6, 10) * 3 + 1, normal(1, 10), normal(2, 10)
+    exact = x.astype(np.float64)
+    mean, variance = exact.mean(-1, keepdims=True), exact.var(-1, keepdims=True)
+    expected = (exact - mean) / np.sqrt(variance + 0.1) * scale + bias
+    np.testing.assert_allclose(layers.layer_norm(x, scale, bias, 0.1), expected, atol=1e-5)
+
+
+def test_layer_norm_of_bfloat16_has_float32_statistics():
+    # The mean of 1000 and 1008 needs more bits than bfloat16 has.
+    x = jnp.asarray(np.tile([1000.0, 1008.0], 64)[None], jnp.bfloat16)
+    found = layers.layer_norm(x, jnp.ones(128), jnp.zeros(128), 1e-12)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(found, np.float32), np.tile([-1.0, 1.0], 64)[None])
+
+
+def test_gelu_and_its_slope():
+    x = np.linspace(-6, 6, 241)
+    distribution = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
+    density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    with jax.enable_x64(True):
+        found, slope = jax.jvp(layers.activation("gelu"), (x,), (np.ones_like(x),))
+    np.testing.assert_allclose(found, x * distribution, atol=1e-14)
+    np.testing.assert_allclose(slope, distribution + x * density, atol=1e-14)
+
+
+def test_tanh_form_of_gelu_as_in_the_original():
+    x = np.linspace(-6, 6, 241)
+    expected = x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(layers.activation("gelu_tanh")(x), expected, atol=1e-14)
+
+
+def test_unknown_activation_is_refused():
+    with pytest.raises(ConfigError, match="model.activation 'relu' is not known"):
+        layers.activation("relu")
+
+
+@pytest.mark.parametrize(("rate", "rounded"), [(0.1, 26 / 256), (0.5, 0.5), (0.25, 0.25)])
+def test_dropout_rate_and_expectation(rate, rounded):
+    x = jnp.ones((1000, 1003))
+    dropped = np.asarray(layers.dropout(x, rate, jax.random.key(0)))
+    deviation = math.sqrt(rounded * (1 - rounded) / x.size)
+    assert abs((dropped == 0).mean() - rounded) < 5 * deviation
+    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rounded), rtol=1e-6)
+    assert abs(dropped.mean() - 1) < 5 * deviation / (1 - rounded)
+
+
+def test_dropout_drops_each_place_alike():
+    # Four values share a random number: none of the four may be favoured, nor follow another.
+    keys = jax.random.split(jax.random.key(0), 4000)
+    kept = np.array(jax.vmap(lambda key: layers.dropout(jnp.ones(8), 0.5, key) > 0)(keys), float)
+    assert np.abs(kept.mean(0) - 0.5).max() < 5 * 0.5 / math.sqrt(4000)
+    correlation = np.corrcoef(kept.T) - np.eye(8)
+    assert np.abs(correlation).max() < 5 / math.sqrt(4000)
+
+
+def test_without_rate_or_key_dropout_is_nothing():
+    x = normal(0, 5, 7)
+    assert layers.dropout(x, 0.0, jax.random.key(0)) is x
+    assert layers.dropout(x, 0.5, None) is x
