@@ -10,6 +10,7 @@ Every key of the recipe can be set as `--config.key=value`. The same command res
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -28,7 +29,14 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"unexpected argument {arguments[1]!r}: flags look like --name=value")
     if _CONFIG.value is None or not _WORKDIR.value:
         raise UsageError("--config=RECIPE and --workdir=DIRECTORY are needed")
-    train_and_evaluate(RunConfig.from_mapping(_CONFIG.value.to_dict()), Path(_WORKDIR.value))
+    train_and_evaluate(RunConfig.from_mapping(_load_recipe()), Path(_WORKDIR.value))
+
+
+def _load_recipe() -> dict[str, Any]:
+    try:
+        return _CONFIG.value.to_dict()
+    except OSError as error:  # config_flags keeps what went wrong until the value is asked for
+        raise UsageError(f"the recipe that --config names cannot be loaded: {error}") from error
 
 
 if __name__ == "__main__":

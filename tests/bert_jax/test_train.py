@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs: they learn, resume to the bit, and refuse what would spoil them."""
 
-import json
 import math
 import signal
 
@@ -9,41 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import partitioning
-from bert_jax.checkpoint import load_params
-from bert_jax.config import MeshConfig
 from bert_jax.metrics import Window
-from bert_jax.model import init_params
 from bert_jax.run_lock import exclusive
 from bert_jax.train import train_and_evaluate
 from data_pipeline.errors import ConfigError, DataError, OutputError, Preempted
-from data_pipeline.store import open_store
+from tests.bert_jax.runs import params_of, rows_of
 from tests.bert_jax.topics import write_topics_store
-
-
-def params_of(workdir, config):
-    """Parameters of a run's newest checkpoint."""
-    vocab_size = open_store(config.data.store).vocab_size
-    model = config.model.__class__(**{**vars(config.model), "vocab_size": vocab_size})
-    abstract = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    shardings = partitioning.state_shardings(partitioning.make_mesh(MeshConfig()), abstract)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        shardings,
-    )
-    return jax.device_get(load_params(workdir, abstract)[0])
-
-
-def rows_of(workdir, kind="train"):
-    """Metric rows without the figures of a clock."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    timed = ("time", "tokens_per_second", "examples_per_second", "input_wait_share")
-    return [
-        {name: value for name, value in row.items() if name not in timed}
-        for row in rows
-        if row["kind"] == kind
-    ]
 
 
 def assert_same_run(workdir, other, config):
