@@ -51,7 +51,7 @@ class Order:
             cycles * PASSES + passes,
         )
         first = np.empty_like(chunk)
-        for number in np.unique(passes).tolist():
+        for number in range(passes.min(), passes.max() + 1):
             rows = passes == number
             first[rows] = self._starts[number][chunk[rows] // CHECKPOINT]
         return self._go_on(passes, first, chunk % CHECKPOINT)

@@ -11,10 +11,11 @@ same NumPy code, and NumPy lets other threads run while it computes.
 """
 
 import collections
+import contextlib
 import dataclasses
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,7 +32,8 @@ from data_pipeline.store import Split
 
 _READERS = ("auto", "tf.data", "threads")
 _THREADS = 2
-_AHEAD = 4  # batches made ahead of the one in use
+_AHEAD = 4  # blocks made ahead of the one in use
+_BLOCK_ROWS = 1024  # at least, made in one call: on few rows NumPy only gets started
 _MIN_LENGTH = 5  # [CLS] A [SEP] B [SEP] with one token each
 
 
@@ -104,10 +106,6 @@ class ExampleStream:
         )
         self.examples = self._order.examples
 
-    def spec(self, batch_size: int) -> BatchSpec:
-        """Shape of a batch of that many examples."""
-        return BatchSpec(batch_size, self._length)
-
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
         """The examples at the places `numbers` (int64 [batch], from 0) of the endless stream.
 
@@ -120,7 +118,7 @@ class ExampleStream:
         pairs = make_pairs(self._split, chunks, self._length, keys)
         batch = assemble(self._split, pairs, self._special, self._length)
         mask_tokens(batch, self._special, self._vocab_size, keys, self._continuation)
-        return {name: batch[name] for name in self.spec(len(numbers)).features()}
+        return {name: batch[name] for name in BatchSpec(len(numbers), self._length).features()}
 
 
 def batches(
@@ -151,62 +149,68 @@ def batches(
     if reader == "auto":
         reader = "tf.data" if importlib.util.find_spec("tensorflow") else "threads"
     wanted = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
+    together = max(1, _BLOCK_ROWS // len(wanted))
+    starts = range(first_step, last_step, together)
 
-    def make(step: int) -> Batch:
-        return stream.batch(step * batch_size + wanted)
+    def make(start: int) -> Batch:
+        steps = np.arange(start, min(start + together, last_step))
+        return stream.batch((steps[:, None] * batch_size + wanted).ravel())
 
-    if reader == "tf.data":
-        return _with_tf_data(make, stream.spec(len(wanted)), first_step, last_step)
-    return _with_threads(make, first_step, last_step)
+    blocks = (_with_tf_data if reader == "tf.data" else _with_threads)(make, starts)
+    return _cut(blocks, len(wanted))
 
 
-def _with_threads(make: Callable[[int], Batch], first_step: int, last_step: int) -> Iterator[Batch]:
-    steps = iter(range(first_step, last_step))
+def _cut(blocks: Generator[Batch, None, None], rows: int) -> Iterator[Batch]:
+    """Cuts blocks, of the rows of several steps, into batches of `rows` rows."""
+    with contextlib.closing(blocks):
+        for block in blocks:
+            for first in range(0, len(block["input_ids"]), rows):
+                yield {name: feature[first : first + rows] for name, feature in block.items()}
+
+
+def _with_threads(make: Callable[[int], Batch], starts: range) -> Generator[Batch, None, None]:
+    waiting = iter(starts)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="batches") as pool:
-        ahead = collections.deque(pool.submit(make, s) for s in itertools.islice(steps, _AHEAD))
+        ahead = collections.deque(pool.submit(make, s) for s in itertools.islice(waiting, _AHEAD))
         try:
             while ahead:
-                batch = ahead.popleft().result()
-                ahead.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
-                yield batch
+                block = ahead.popleft().result()
+                ahead.extend(pool.submit(make, start) for start in itertools.islice(waiting, 1))
+                yield block
         finally:
             for future in ahead:
                 future.cancel()
 
 
-def _with_tf_data(
-    make: Callable[[int], Batch], spec: BatchSpec, first_step: int, last_step: int
-) -> Iterator[Batch]:
+def _with_tf_data(make: Callable[[int], Batch], starts: range) -> Generator[Batch, None, None]:
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):
         # TensorFlow would take the accelerator, or most of its memory, from JAX.
         tf.config.set_visible_devices([], kind)
-    features = spec.features()
+    features = BatchSpec(0, 0).features()
+    types = [dtype for _, dtype in features.values()]
     failures: dict[int, Exception] = {}
 
-    def call(step: np.ndarray) -> list[np.ndarray]:
+    def call(start: np.ndarray) -> list[np.ndarray]:
         try:
-            batch = make(int(step))
+            block = make(int(start))
         except Exception as error:
             # Raised below: TensorFlow would replace it by its own and print pages of its account.
-            failures[int(step)] = error
-            return [np.empty(0, dtype) for _, dtype in features.values()]
-        return [batch[name] for name in features]
+            failures[int(start)] = error
+            return [np.empty(0, dtype) for dtype in types]
+        return [block[name] for name in features]
 
-    def example(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        arrays = tf.numpy_function(
-            call, [step], [dtype for _, dtype in features.values()], stateful=False
-        )
+    def read(start: tf.Tensor) -> dict[str, tf.Tensor]:
+        arrays = tf.numpy_function(call, [start], types, stateful=False)
         return dict(zip(features, arrays, strict=True))
 
-    steps = range(first_step, last_step)
     dataset = (
-        tf.data.Dataset.range(steps.start, steps.stop)
-        .map(example, num_parallel_calls=_THREADS, deterministic=True)
+        tf.data.Dataset.range(starts.start, starts.stop, starts.step)
+        .map(read, num_parallel_calls=_THREADS, deterministic=True)
         .prefetch(_AHEAD)
     )
-    for step, batch in zip(steps, dataset.as_numpy_iterator(), strict=True):
-        if step in failures:
-            raise failures[step]
-        yield batch
+    for start, block in zip(starts, dataset.as_numpy_iterator(), strict=True):
+        if start in failures:
+            raise failures[start]
+        yield block

@@ -87,8 +87,9 @@ def test_any_step_can_be_asked_for_first() -> None:
 def test_tf_data_and_threads_yield_what_direct_calls_make() -> None:
     pytest.importorskip("tensorflow")
     stream = make_stream(whole_word=True)
-    settings = {"batch_size": 16, "rows": range(4, 12), "first_step": 3, "last_step": 40}
-    direct = [stream.batch(16 * step + np.arange(4, 12)) for step in range(3, 40)]
+    # Three blocks of 1,024 rows, the last one shorter.
+    settings = {"batch_size": 16, "rows": range(4, 12), "first_step": 3, "last_step": 300}
+    direct = [stream.batch(16 * step + np.arange(4, 12)) for step in range(3, 300)]
     for reader in ("threads", "tf.data", "auto"):
         read = list(batches(make_stream(whole_word=True), reader=reader, **settings))
         assert len(read) == len(direct)
@@ -97,13 +98,10 @@ def test_tf_data_and_threads_yield_what_direct_calls_make() -> None:
 
 
 class Broken:
-    """A stream that fails at one step."""
-
-    def spec(self, batch_size: int) -> BatchSpec:
-        return make_stream().spec(batch_size)
+    """A stream that fails in the third block of 1,024 rows."""
 
     def batch(self, numbers: np.ndarray) -> Batch:
-        if numbers[0] == 3 * 8:
+        if 2500 in numbers:
             raise DataError("the store is gone")
         return make_stream().batch(numbers)
 
@@ -112,8 +110,9 @@ class Broken:
 def test_errors_come_out_of_every_reader_as_they_are(reader: str) -> None:
     if reader == "tf.data":
         pytest.importorskip("tensorflow")
-    read = batches(Broken(), batch_size=8, rows=range(8), first_step=0, last_step=9, reader=reader)  # type: ignore[arg-type]
-    for _ in range(3):
+    settings = {"batch_size": 8, "rows": range(8), "first_step": 0, "last_step": 900}
+    read = batches(Broken(), reader=reader, **settings)  # type: ignore[arg-type]
+    for _ in range(256):
         next(read)
     with pytest.raises(DataError, match=r"^the store is gone$"):
         next(read)
@@ -177,7 +176,7 @@ def test_hard_corpora_make_valid_examples(documents: list[list[int]], length: in
     for whole_word in (False, True):
         stream = make_stream(split, length=length, whole_word=whole_word)
         batch = stream.batch(np.arange(1000))
-        validate(batch, stream.spec(1000), vocab_size_of(split))
+        validate(batch, BatchSpec(1000, length), vocab_size_of(split))
         traced = trace(batch)
         assert traced.a_length.min() >= 1 and traced.b_length.min() >= 1
         document = np.searchsorted(
@@ -234,7 +233,7 @@ def test_bad_input_is_named() -> None:
 def test_shortest_length_works() -> None:
     stream = make_stream(length=5)
     batch = stream.batch(np.arange(200))
-    validate(batch, stream.spec(200), vocab_size_of(USUAL))
+    validate(batch, BatchSpec(200, 5), vocab_size_of(USUAL))
     assert np.all(batch["input_mask"] == 1) and np.all(batch["masked_weights"] == 1)
 
 
