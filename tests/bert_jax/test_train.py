@@ -241,3 +241,11 @@ def test_a_damaged_config_file_is_named(tmp_path, make_recipe):
     (tmp_path / "run" / "config.json").write_text('{"config": ')
     with pytest.raises(DataError, match="config.json is damaged"):
         train_and_evaluate(make_recipe(), tmp_path / "run")
+
+
+def test_a_window_of_steps_is_traced(tmp_path, make_recipe):
+    config = make_recipe(**{"profile.first_step": 3, "profile.steps": 2})
+    train_and_evaluate(config, tmp_path / "run")
+    traces = list((tmp_path / "run" / "tensorboard").rglob("*.xplane.pb"))
+    assert len(traces) == 1
+    assert traces[0].stat().st_size > 0
