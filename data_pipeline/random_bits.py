@@ -82,8 +82,8 @@ def uniform(*keys: ArrayLike) -> NDArray[np.float64]:
 def uniform_integers(size: ArrayLike, *keys: ArrayLike) -> NDArray[np.int64]:
     """Uniform int64 numbers in [0, size), for sizes from 1 to 2**32 that broadcast with the keys.
 
-    The high half of the 96-bit product of 64 random bits and `size`, so that no outcome is more
-    likely than another by more than one part in 2**32.
+    The high half of the product of 64 random bits and `size`, computed in two parts, so that no
+    outcome is more likely than another by more than one part in 2**32.
     """
     drawn = bits(*keys)
     sizes = np.asarray(size).astype(np.uint64, copy=False)

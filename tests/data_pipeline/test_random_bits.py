@@ -62,6 +62,13 @@ def test_integers_cover_large_ranges_and_take_arrays_of_sizes() -> None:
     assert np.all(np.bincount(uniform_integers([1, 2, 3], np.arange(1000)[:, None]).max(0)) == 1)
 
 
+@pytest.mark.parametrize("size", [1, 7, 30_522, 2**32 - 1, 2**32])
+def test_integers_are_the_high_half_of_the_exact_product(size: int) -> None:
+    index = np.arange(1000)
+    exact = [int(drawn) * size >> 64 for drawn in bits(3, index)]
+    assert uniform_integers(size, 3, index).tolist() == exact
+
+
 def test_a_bias_of_one_percent_would_be_seen() -> None:
     drawn = uniform(np.arange(200_000))
     assert fit_p(np.histogram(drawn, bins=20, range=(0, 1))[0]) > SMALLEST_P

@@ -2,6 +2,7 @@
 """A batch depends on nothing but its places in the stream; all readers yield the same."""
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 import threading
@@ -95,6 +96,26 @@ def test_tf_data_and_threads_yield_what_direct_calls_make() -> None:
         assert len(read) == len(direct)
         for ours, theirs in zip(read, direct, strict=True):
             assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("length", "whole_word", "digest"),
+    [
+        (64, False, "568ab57561b9923f"),
+        (512, False, "075925da69b00c9d"),
+        (64, True, "2f06dc90465fd27f"),
+    ],
+)
+def test_the_stream_never_changes(length: int, whole_word: bool, digest: str) -> None:
+    # A run that resumes must see the examples that it would have seen: whatever changes them makes
+    # it another run, and must be a decision.
+    lengths = [1 + 7919 * number % 37 for number in range(2000)]
+    split = split_of([lengths[first : first + 40] for first in range(0, 2000, 40)])
+    batch = make_stream(split, length=length, whole_word=whole_word).batch(
+        np.array([0, 1, 2, 500, 10_000, 10**6, 10**12])
+    )
+    content = b"".join(feature.astype("<f8").tobytes() for feature in batch.values())
+    assert hashlib.sha256(content).hexdigest()[:16] == digest
 
 
 class Broken:
