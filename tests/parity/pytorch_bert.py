@@ -21,6 +21,9 @@ from bert_jax.convert.mapping import (
     unflatten,
 )
 
+# Models this small gain nothing from threads, and waiting threads take the cores from JAX.
+torch.set_num_threads(1)
+
 
 class Reference:
     """A `BertForPreTraining` with our parameters, in their dtype and without dropout."""
@@ -34,6 +37,9 @@ class Reference:
         settings = HuggingFaceConfig(**to_huggingface_config(config), attn_implementation="eager")
         dtype = next(iter(tensors.values())).dtype
         self.model = BertForPreTraining(settings).to(dtype).eval()
+        # transformers keeps the lookup of [PAD] from learning. The original does not, and a random
+        # replacement of a masked token can be [PAD].
+        self.model.bert.embeddings.word_embeddings.padding_idx = None
         missing, unexpected = self.model.load_state_dict(tensors, strict=False)
         assert not unexpected
         assert set(missing) <= set(HUGGINGFACE.copies), missing
@@ -124,9 +130,11 @@ def random_batch(random, batch_size, length, vocab_size):
     mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
     boundary = random.integers(2, length // 2, (batch_size, 1))
     used = random.integers(1, predictions + 1, (batch_size, 1))
+    input_ids = random.integers(0, vocab_size, mask.shape, dtype=np.int32) * mask
+    input_ids[0, 1] = 0  # a token replaced by [PAD]
     positions = np.stack([random.permutation(n)[:predictions] for n in lengths])
     return {
-        "input_ids": random.integers(0, vocab_size, mask.shape, dtype=np.int32) * mask,
+        "input_ids": input_ids,
         "input_mask": mask,
         "segment_ids": (np.arange(length) >= boundary).astype(np.int32) * mask,
         "masked_positions": np.sort(positions, axis=1).astype(np.int32),
