@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from data_pipeline.store import open_store, verify_store
-from demo.run import SENTENCES
+from demo.run import SENTENCES, VOCABULARY
 
 ROOT = Path(__file__).parents[1]
 STEPS = 10
@@ -36,7 +36,7 @@ def test_every_stage_leaves_what_it_promises(finished: tuple[Path, str]) -> None
     workdir, printed = finished
     assert printed.count("$ python -m") == 8
     assert verify_store(workdir / "store").manifest["licence"] == "public domain"
-    assert (workdir / "tokenizer" / "vocab.txt").read_text().count("\n") == 4096
+    assert (workdir / "tokenizer" / "vocab.txt").read_text().count("\n") == VOCABULARY
     assert list((workdir / "tensorboard").glob("events*"))
     assert (workdir / "checkpoints" / str(STEPS)).is_dir()
     assert "<svg" in (workdir / "report.html").read_text()
@@ -56,7 +56,7 @@ def test_the_summary_holds_what_a_reader_asks_for(finished: tuple[Path, str]) ->
     assert 0 < summary["tokens_seen"] <= 9 * 16 * 128 + 4 * 512
     assert summary["tokens_per_second"] > 0 and summary["wall_seconds"] > 0
     assert {"python", "jax", "flax", "optax", "numpy"} <= set(summary["versions"])
-    assert abs(figures["mlm_loss"] - np.log(4096)) < 1  # hardly trained
+    assert abs(figures["mlm_loss"] - np.log(VOCABULARY)) < 1  # hardly trained
     assert 4 < figures["unigram_entropy"] < 7
     assert f"{summary['parameters']:,} parameters" in printed
     assert f"{figures['mlm_loss']:.3f} nats" in printed
@@ -80,7 +80,7 @@ def test_the_export_counts_what_the_summary_counts(finished: tuple[Path, str]) -
         sizes = {name: int(np.prod(file.get_slice(name).get_shape())) for name in names}
     tied = {name for name in sizes if name.startswith("cls.predictions.decoder")}
     assert sum(size for name, size in sizes.items() if name not in tied) == summary["parameters"]
-    assert sizes["bert.embeddings.word_embeddings.weight"] == 4096 * 128
+    assert sizes["bert.embeddings.word_embeddings.weight"] == VOCABULARY * 128
 
 
 def test_started_again_it_finds_nothing_to_do(finished: tuple[Path, str]) -> None:
