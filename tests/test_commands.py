@@ -56,8 +56,9 @@ def test_the_summary_holds_what_a_reader_asks_for(finished: tuple[Path, str]) ->
     assert 0 < summary["tokens_seen"] <= 9 * 16 * 128 + 4 * 512
     assert summary["tokens_per_second"] > 0 and summary["wall_seconds"] > 0
     assert {"python", "jax", "flax", "optax", "numpy"} <= set(summary["versions"])
-    assert abs(figures["mlm_loss"] - np.log(VOCABULARY)) < 1  # hardly trained
     assert 4 < figures["unigram_entropy"] < 7
+    hardly_trained = (figures["unigram_entropy"] - 0.3, np.log(VOCABULARY) + 0.5)
+    assert hardly_trained[0] < figures["mlm_loss"] < hardly_trained[1]
     assert f"{summary['parameters']:,} parameters" in printed
     assert f"{figures['mlm_loss']:.3f} nats" in printed
 
