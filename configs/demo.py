@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.model.initializer_range = 0.05
     config.model.hidden_dropout = 0.0
     config.model.attention_dropout = 0.0
-    config.optimizer.learning_rate = 1.5e-3
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 300
     config.evaluation.update(dict(every=500, examples=1024, batch_size=64))
     config.checkpoint.every = 500
