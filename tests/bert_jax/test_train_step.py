@@ -136,7 +136,7 @@ def test_the_first_update_has_rate_zero():
 
 
 def test_training_learns_a_batch_by_heart():
-    update = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=5), 100)
+    update = make_optimizer(OptimizerConfig(learning_rate=2e-3, warmup_steps=10), 200)
     state = init_state(NO_DROPOUT, update, 0)
     step = jax.jit(make_train_step(NO_DROPOUT, update))
     batch = make_batch(0)
