@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 # `make PYTHON=python3.12 setup` chooses one; the first that fits is taken.
 PYTHON ?= python3 python3.13 python3.12 python3.11 python
 EXTRAS := data,report,test
+# A name of its own: a comma inside `call` would start another argument.
+PARITY_EXTRAS := $(EXTRAS),parity
 BIN := .venv/bin
 
 # A stamp's name holds a checksum of all that the installation depends on: the pins, setup.cfg
@@ -71,7 +73,7 @@ parity: setup $(PARITY) ## the comparisons with PyTorch and transformers
 
 $(PARITY): | $(SETUP)
 	@echo "parity: PyTorch and transformers -> .venv"
-	@$(call pip_install,-e ".[$(EXTRAS),parity]" -c constraints.txt -c constraints-parity.txt)
+	@$(call pip_install,-e ".[$(PARITY_EXTRAS)]" -c constraints.txt -c constraints-parity.txt)
 	@rm -f .venv/parity-*
 	@touch $@
 
