@@ -59,9 +59,8 @@ def dense(
     """
     rows, inputs, _ = _axes(x, kernel, bias, transposed)
     features = tuple(range(len(rows), x.ndim))
-    return add_bias(_product(x, kernel.astype(x.dtype), (features, inputs), dtype), bias).astype(
-        dtype
-    )
+    product = _product(x, kernel.astype(x.dtype), (features, inputs), dtype)
+    return add_bias(product, bias).astype(dtype)
 
 
 def _dense_forward(

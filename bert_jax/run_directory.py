@@ -19,7 +19,7 @@ import jax
 
 from bert_jax.config import RunConfig
 from bert_jax.typed_mapping import differences
-from data_pipeline.errors import ConfigError, DataError
+from data_pipeline.errors import ConfigError, DataError, DiskError
 from data_pipeline.store import Store
 
 # Settings that change how a run is carried out but not what it computes; a resume may differ.
@@ -65,6 +65,7 @@ def begin(workdir: Path, current: dict[str, Any], store: Store) -> None:
     Raises:
         ConfigError: the recipe has changed in a key that the computation depends on.
         DataError: the store's content or vocabulary has changed.
+        DiskError: the files cannot be written.
     """
     if (workdir / "config.json").exists():
         _check_same(read_config(workdir), current, workdir)
@@ -72,9 +73,12 @@ def begin(workdir: Path, current: dict[str, Any], store: Store) -> None:
         write_json(workdir / "config.json", current)
     if not (workdir / "tokenizer").exists():
         copy = workdir / "tokenizer.tmp"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(store.path / "tokenizer", copy)
-        copy.rename(workdir / "tokenizer")
+        try:
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(store.path / "tokenizer", copy)
+            copy.rename(workdir / "tokenizer")
+        except OSError as error:
+            raise DiskError(f"cannot copy the tokenizer into {workdir}: {error}") from error
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -114,7 +118,17 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], workdir: Path) -
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes JSON whole or not at all.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {path}: {error.strerror}; make room or choose another place, then run "
+            "the same command again"
+        ) from error

@@ -78,7 +78,7 @@ def wait_for_progress(process, workdir, step):
     path = workdir / "metrics.jsonl"
     while process.poll() is None:
         if path.exists() and f'"step": {step},' in path.read_text():
-            time.sleep(random.uniform(0, 0.1))
+            time.sleep(random.uniform(0, 0.05))
             return
         time.sleep(0.01)
 
