@@ -135,6 +135,15 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def with_shardings(mesh: Mesh, state: Any) -> Any:
+    """The shapes and dtypes of a training state, or of parameters alone, with their shardings."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        state_shardings(mesh, state),
+    )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows spread over the data-parallel axes, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

@@ -50,13 +50,8 @@ def score(
             f"text again with --tokenizer={run_directory}/tokenizer"
         )
     mesh = partitioning.make_mesh(MeshConfig())
-    init = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
-    shardings = partitioning.state_shardings(mesh, init)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        init,
-        shardings,
-    )
+    shapes = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
+    abstract = partitioning.with_shardings(mesh, shapes)
     params, _ = load_params(run_directory, abstract)
     step = jax.jit(make_eval_step(config.model))
     batch_size = -(-batch_size // mesh.devices.size) * mesh.devices.size

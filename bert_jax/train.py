@@ -148,13 +148,8 @@ def example_options(config: RunConfig) -> ExampleOptions:
 def restore_or_init(run: Run) -> tuple[State, Progress]:
     """The newest good checkpoint, or a fresh state sharded from its first byte on."""
     init = functools.partial(init_state, run.config.model, run.optimizer, run.config.seed)
-    abstract = jax.eval_shape(init)
-    shardings = partitioning.state_shardings(run.mesh, abstract)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        shardings,
-    )
+    abstract = partitioning.with_shardings(run.mesh, jax.eval_shape(init))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     restored = run.checkpoints.restore(abstract)
     if restored is not None:
         _, state, meta = restored

@@ -17,13 +17,8 @@ def params_of(workdir, config):
     """Parameters of a run's newest checkpoint."""
     vocab_size = open_store(config.data.store).vocab_size
     model = dataclasses.replace(config.model, vocab_size=vocab_size)
-    abstract = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    shardings = partitioning.state_shardings(partitioning.make_mesh(MeshConfig()), abstract)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        shardings,
-    )
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    abstract = partitioning.with_shardings(partitioning.make_mesh(MeshConfig()), shapes)
     return jax.device_get(load_params(workdir, abstract)[0])
 
 
