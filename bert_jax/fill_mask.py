@@ -22,7 +22,7 @@ from absl import flags, logging
 
 from bert_jax.config import BertConfig
 from bert_jax.convert.huggingface import add_fresh_heads
-from bert_jax.convert.load import load_model
+from bert_jax.convert.load import load_pretrained
 from bert_jax.convert.mapping import Parameters
 from bert_jax.model import apply_pretraining
 from data_pipeline.errors import DataError, OutputError, UsageError, run_command
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> None:
     if not _CHECKPOINT.value:
         raise UsageError("--checkpoint=DIRECTORY is needed: a run or a Hugging Face directory")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
-    model = load_model(Path(_CHECKPOINT.value), optional_heads=("pooler", "nsp"))
+    model = load_pretrained(_CHECKPOINT.value, heads=("mlm",))[:3]
     results = []
     for texts in _texts(arguments[1:]):
         try:

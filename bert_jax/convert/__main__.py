@@ -40,6 +40,7 @@ def export_run(source: Path, target: Path, *, overwrite: bool = False) -> None:
     """
     with new_directory(target, overwrite) as scratch:
         config, params, tokenizer = load_run(source)
+        params, _ = add_fresh_heads(config, params)
         mask = tokenizer.tokens[tokenizer.special.mask]
         card = model_card(source, config, target, mask)
         export_huggingface(config, params, tokenizer, card, scratch)

@@ -1,44 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model from whatever directory the user has: a run of ours, or a Hugging Face directory."""
+"""A model from whatever directory the user has; the format is told by what lies in it.
+
+config, params, tokenizer, missing = load_pretrained(Path("runs/demo"), heads=("mlm",))
+"""
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from bert_jax.config import BertConfig
 from bert_jax.convert.files import read_json
 from bert_jax.convert.huggingface import load_huggingface
 from bert_jax.convert.huggingface_tokenizer import read_tokenizer
-from bert_jax.convert.mapping import Parameters
+from bert_jax.convert.mapping import HEADS, Parameters
 from bert_jax.convert.runs import load_run
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizers import Tokenizer
 
+FORMATS = ("orbax", "huggingface", "google")
 
-def load_model(
-    directory: Path, optional_heads: Collection[str] = ()
-) -> tuple[BertConfig, Parameters, Tokenizer]:
-    """Model, parameters and tokenizer of a run or of a Hugging Face directory.
+
+class Pretrained(NamedTuple):
+    """A model as it was found.
+
+    Attributes:
+        config: the model.
+        params: tree of `bert_jax.model.init_params`, float32, without the heads in `missing`;
+            `bert_jax.convert.huggingface.add_fresh_heads` completes it.
+        tokenizer: the one the model was trained with.
+        missing: heads ("pooler", "mlm", "nsp") that were never trained.
+    """
+
+    config: BertConfig
+    params: Parameters
+    tokenizer: Tokenizer
+    missing: tuple[str, ...]
+
+
+def load_pretrained(directory: Path | str, *, heads: Collection[str] = ()) -> Pretrained:
+    """Model, parameters and tokenizer of a run, a Hugging Face or a Google directory.
 
     Args:
-        directory: the run (newest good checkpoint), or the directory with config.json and
-            model.safetensors.
-        optional_heads: heads that may be absent, and then are absent from the parameters too.
+        directory: the model; of a run its newest good checkpoint.
+        heads: those of `HEADS` that must be there.
 
     Raises:
-        DataError: the directory holds neither, or something damaged.
+        DataError: the directory holds none of these or something damaged, or lacks a head.
+    """
+    directory = Path(directory)
+    if find_format(directory) == "orbax":
+        config, params, tokenizer = load_run(directory)
+    else:
+        config, params = load_huggingface(directory, optional=HEADS)
+        tokenizer = read_tokenizer(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise DataError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, the model only "
+            f"{config.vocab_size}: they do not belong together"
+        )
+    missing = tuple(head for head in HEADS if head not in params)
+    lacking = [head for head in missing if head in heads]
+    if lacking:
+        raise DataError(
+            f"{directory} lacks what this needs, a trained {' and '.join(lacking)} head: "
+            "take a model that was saved with its pre-training heads, or train them "
+            "(--config.init_from)"
+        )
+    return Pretrained(config, params, tokenizer, missing)
+
+
+def find_format(directory: Path) -> str:
+    """Which of `FORMATS` a directory holds.
+
+    Raises:
+        DataError: none.
     """
     if not (directory / "config.json").exists():
         raise DataError(
             f"{directory} holds no model: expected a run directory or a Hugging Face directory, "
             "both with a config.json"
         )
-    if "model_type" not in read_json(directory / "config.json"):
-        return load_run(directory)
-    config, params = load_huggingface(directory, optional_heads)
-    tokenizer = read_tokenizer(directory)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise DataError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, the model only "
-            f"{config.vocab_size}: they do not belong together"
-        )
-    return config, params, tokenizer
+    return "huggingface" if "model_type" in read_json(directory / "config.json") else "orbax"

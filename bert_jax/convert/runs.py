@@ -26,6 +26,8 @@ from data_pipeline.tokenizers import Tokenizer, load_tokenizer
 def load_run(directory: Path) -> tuple[BertConfig, Parameters, Tokenizer]:
     """Model, parameters of the newest good step, and tokenizer of a run.
 
+    Heads that the run's record calls random are left out.
+
     Raises:
         DataError: there is no run, or nothing in it can be trusted.
     """
@@ -47,7 +49,8 @@ def load_run(directory: Path) -> tuple[BertConfig, Parameters, Tokenizer]:
         raise DataError(
             f"{directory / 'tokenizer'} is not the tokenizer that this run was trained with"
         )
-    return config, params, tokenizer
+    fresh = described.get("fresh_heads", ())
+    return config, {key: part for key, part in params.items() if key not in fresh}, tokenizer
 
 
 def save_run(

@@ -13,7 +13,7 @@ from bert_jax import run_directory
 from bert_jax.convert import files
 from bert_jax.convert.__main__ import export_run, import_run
 from bert_jax.convert.huggingface import export_huggingface
-from bert_jax.convert.load import load_model
+from bert_jax.convert.load import load_pretrained
 from bert_jax.convert.mapping import flatten
 from bert_jax.convert.model_card import model_card
 from data_pipeline.errors import DataError, OutputError
@@ -65,7 +65,7 @@ def test_there_and_back_through_a_run(exported, tmp_path):
 
 def test_an_imported_run_holds_the_weights_and_where_they_come_from(exported, tmp_path):
     assert import_run(exported, tmp_path / "run") == []
-    config, params, tokenizer = load_model(tmp_path / "run")
+    config, params, tokenizer, _ = load_pretrained(tmp_path / "run")
     assert config == tiny_config()
     assert tokenizer.fingerprint == tiny_tokenizer(tmp_path).fingerprint
     expected = flatten(random_params(config))
@@ -150,7 +150,7 @@ def test_the_old_model_stays_where_the_new_one_cannot_be_put(exported, tmp_path,
     monkeypatch.setattr(files.Path, "rename", fail_once)
     with pytest.raises(OutputError, match="No space left"):
         import_run(exported, target, overwrite=True)
-    assert load_model(target)[0] == tiny_config()
+    assert load_pretrained(target)[0] == tiny_config()
 
 
 def test_a_run_with_another_tokenizer_is_refused(exported, tmp_path):
@@ -158,7 +158,7 @@ def test_a_run_with_another_tokenizer_is_refused(exported, tmp_path):
     path = tmp_path / "run" / "tokenizer" / "tokenizer_settings.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lower_case": False}))
     with pytest.raises(DataError, match="is not the tokenizer that this run was trained with"):
-        load_model(tmp_path / "run")
+        load_pretrained(tmp_path / "run")
 
 
 def test_a_hugging_face_directory_is_no_run(exported, tmp_path):
