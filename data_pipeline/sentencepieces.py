@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline import aligned_text
+from data_pipeline.aligned_text import AlignedPieces
 from data_pipeline.errors import DataError
 from data_pipeline.special_tokens import (
     MAX_TOKENIZER_BYTES,
@@ -93,6 +95,27 @@ class SentencePieceTokenizer:
                 for ids in encoded
             ]
         return encoded
+
+    def encode_aligned(self, text: str) -> AlignedPieces:
+        """The ids that `encode_batch` gives, and the characters of `text` behind each.
+
+        A piece stands for one character at least, and never for the blanks before it.
+        """
+        prepared = aligned_text.align(text)
+        if self.settings["lower_case"]:
+            prepared = aligned_text.lower(prepared)
+        if self.settings["strip_accents"]:
+            prepared = aligned_text.drop_marks(aligned_text.decompose(prepared))
+        (ids,) = self.encode_batch([text])
+        spans = self._processor.encode_as_offset_mapping(prepared.text)["offsets"]
+        found = AlignedPieces(ids, [], [])
+        for start, end in spans:
+            while start < len(prepared.text) - 1 and prepared.text[start].isspace():
+                start += 1
+            end = max(start + 1, end)
+            found.starts.append(prepared.starts[start])
+            found.ends.append(max(prepared.ends[start:end]))
+        return found
 
     def encode_with_mask(self, text: str) -> list[int]:
         """Ids of a text in which every "[MASK]" stands for the mask token."""

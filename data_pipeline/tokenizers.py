@@ -12,12 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_pipeline.aligned_text import AlignedPieces, word_numbers
 from data_pipeline.errors import DataError
 from data_pipeline.sentencepieces import SentencePieceTokenizer
 from data_pipeline.special_tokens import SETTINGS_FILE, SpecialTokens
 from data_pipeline.wordpiece import WordPieceTokenizer, read_vocabulary
 
-__all__ = ["SpecialTokens", "Tokenizer", "load_tokenizer"]
+__all__ = ["AlignedPieces", "SpecialTokens", "Tokenizer", "load_tokenizer", "word_numbers"]
 
 
 class Tokenizer(Protocol):
@@ -32,6 +33,9 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; adds no special tokens and recognises none in the text."""
+
+    def encode_aligned(self, text: str) -> AlignedPieces:
+        """The ids that `encode_batch` gives, and the characters of `text` behind each."""
 
     def encode_with_mask(self, text: str) -> list[int]:
         """Ids of a text in which every "[MASK]" stands for the mask token."""

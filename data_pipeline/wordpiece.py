@@ -10,11 +10,13 @@ this way also several times faster than the Rust pipeline.
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline import aligned_text
+from data_pipeline.aligned_text import AlignedPieces, AlignedText
 from data_pipeline.errors import DataError
 from data_pipeline.special_tokens import (
     MAX_TOKENIZER_BYTES,
@@ -111,6 +113,15 @@ class BasicTokenizer:
             text = unicodedata.normalize("NFD", text)
         return text.translate(self._split).split()
 
+    def aligned(self, text: str) -> Iterator[AlignedText]:
+        """The same words, each knowing where in `text` its characters come from."""
+        aligned = aligned_text.translate(aligned_text.align(text), self._clean)
+        if self._lower_case:
+            aligned = aligned_text.lower(aligned)
+        if self._strip_accents and not aligned.text.isascii():
+            aligned = aligned_text.decompose(aligned)
+        return aligned_text.words(aligned_text.translate(aligned, self._split))
+
 
 class _WordTable(dict[str, tuple[int, ...]]):
     """Word -> ids of its pieces; the Rust model is asked once for each distinct word."""
@@ -180,6 +191,24 @@ class WordPieceTokenizer:
             self._pieces = _WordTable(self.tokens)
         pieces, words = self._pieces, self.words
         return [[piece for word in words(text) for piece in pieces[word]] for text in texts]
+
+    def encode_aligned(self, text: str) -> AlignedPieces:
+        """The ids that `encode_batch` gives, and the characters of `text` behind each."""
+        if self._pieces is None:
+            self._pieces = _WordTable(self.tokens)
+        found = AlignedPieces([], [], [])
+        for word in self.words.aligned(text):
+            place = 0
+            for piece in self._pieces[word.text]:
+                if piece == self.special.unk:
+                    last = len(word.text)
+                else:
+                    last = place + len(self.tokens[piece]) - 2 * (place > 0)  # without ##
+                found.ids.append(piece)
+                found.starts.append(min(word.starts[place:last]))
+                found.ends.append(max(word.ends[place:last]))
+                place = last
+        return found
 
     def encode_with_mask(self, text: str) -> list[int]:
         """Ids of a text in which every "[MASK]" stands for the mask token."""
