@@ -110,22 +110,48 @@ def _choose_words(
     across the [SEP] between A and B.
     """
     rows, length = candidates.shape
-    word = np.cumsum(candidates & ~continues, axis=1)
-    # The pieces of a word share its draw, so they stand together in the shuffled order.
-    draws = bits(keys[:, None], Purpose.SELECT, word)
-    positions = _shuffle(candidates, draws, length)
-    padded = np.append(word, np.full((rows, 1), -1), axis=1)
-    words = np.take_along_axis(padded, positions, axis=1)
-    starts = (np.diff(words, axis=1, prepend=-1) != 0) & (words >= 0)
-    pieces = np.zeros((rows, length + 1), np.int64)
-    np.add.at(pieces, (np.arange(rows)[:, None], np.where(candidates, word, length)), 1)
-    pieces = np.where(starts, np.take_along_axis(pieces, np.maximum(words, 0), axis=1), length)
-    taken, taken_from = np.zeros(rows, np.int64), np.zeros((length, rows), np.bool_)
-    for column in range(length):
-        taken_from[column] = taken + pieces[:, column] <= number
-        taken += np.where(taken_from[column], pieces[:, column], 0)
-        if (taken == number).all():
+    word = np.cumsum(candidates & ~continues, axis=1, dtype=np.int64)
+    cell = word + np.arange(rows)[:, None] * length
+    pieces = np.bincount(cell[candidates], minlength=rows * length).reshape(rows, length)
+    draws = bits(keys[:, None], Purpose.SELECT, np.arange(length))
+    # Twice the slots are enough words but for a few rows, whose many long words do not fit.
+    taken = _fill(pieces, draws, number, min(2 * slots, length))
+    unsure = np.flatnonzero((pieces * taken).sum(axis=1) < number)
+    if unsure.size:
+        taken[unsure] = _fill(pieces[unsure], draws[unsure], number[unsure], length)
+    row, position = np.nonzero(np.take_along_axis(taken, word, axis=1) & candidates)
+    chosen = np.bincount(row, minlength=rows)
+    slot = np.arange(row.size) - np.repeat(np.cumsum(chosen) - chosen, chosen)
+    positions = np.full((rows, slots), length, np.int64)
+    positions[row, slot] = position
+    return positions
+
+
+def _fill(
+    pieces: NDArray[np.int64], draws: NDArray[np.uint64], number: NDArray[np.int64], keep: int
+) -> NDArray[np.bool_]:
+    """Takes words of `pieces` tokens, in the order of their draws, while they fit into `number`.
+
+    Args:
+        pieces: int64 [batch, words], 0 where there is no such word.
+        draws: uint64 [batch, words].
+        number: int64 [batch], tokens to take.
+        keep: only so many words of each row are tried.
+
+    Returns:
+        bool [batch, words].
+    """
+    rows, words = pieces.shape
+    order = _shuffle(pieces > 0, draws, keep)
+    sizes = np.take_along_axis(pieces, np.minimum(order, words - 1), axis=1)
+    sizes = np.ascontiguousarray(np.where(order < words, sizes, words).T)
+    room, fits = number.copy(), np.zeros((keep, rows), np.bool_)
+    for column, size in enumerate(sizes):
+        np.less_equal(size, room, out=fits[column])
+        room -= size * fits[column]
+        if not room.any():
             break
-    start = np.maximum.accumulate(np.where(starts, np.arange(length), 0), axis=1)
-    chosen = np.take_along_axis(taken_from.T, start, axis=1) & (words >= 0)
-    return np.sort(np.where(chosen, positions, length), axis=1)[:, :slots]
+    taken = np.zeros((rows, words), np.bool_)
+    column, row = np.nonzero(fits)
+    taken[row, order[row, column]] = True
+    return taken
