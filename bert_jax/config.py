@@ -129,7 +129,11 @@ class PhaseSpan:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimiser and learning rate (paper, appendix A.2; `optimization.py` of the original)."""
+    """Optimiser and learning rate (paper, appendix A.2; `optimization.py` of the original).
+
+    `per_replica` treats every data-parallel device as the original treats a TPU core: own loss
+    denominator, own clipping, sum of the results.
+    """
 
     name: str = "bert_adam"
     learning_rate: float = 1e-4
@@ -139,6 +143,7 @@ class OptimizerConfig:
     epsilon: float = 1e-6
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    per_replica: bool = False
 
     def __post_init__(self) -> None:
         _require(
@@ -179,11 +184,18 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; one axis may be -1: whatever the others leave over."""
+    """Devices along each mesh axis; one axis may be -1: whatever the others leave over.
+
+    `data` keeps a copy of the weights on every device, `fsdp` a share of them, `tensor` divides
+    heads, inner layer and vocabulary. With `slices` > 1 the three count the devices of one TPU
+    slice. `shard_optimizer` spreads the optimiser's slots, and its work, over `data` (ZeRO 1).
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    slices: int = 1
+    shard_optimizer: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

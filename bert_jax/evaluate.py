@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.partitioning import batch_sharding, local_rows, to_devices
+from bert_jax.partitioning import local_rows, to_devices
 from data_pipeline.batch import IS_RANDOM, Batch
 from data_pipeline.source import ExampleOptions, ExampleStream
 from data_pipeline.store import Store
@@ -50,7 +50,7 @@ class HeldOut:
         self.examples = min(examples, self.stream.examples)
         counts = np.zeros(store.vocab_size, np.int64)
         random_pairs = 0
-        for batch, weights in self._batches(range(batch_size)):
+        for batch, weights in self._batches(np.arange(batch_size)):
             used = batch["masked_weights"] * weights[:, None] > 0
             np.add.at(counts, batch["masked_ids"][used], 1)
             random_pairs += int(np.sum((batch["next_sentence_label"] == IS_RANDOM) * weights))
@@ -58,10 +58,10 @@ class HeldOut:
         self.unigram_entropy = float(-np.sum(shares * np.log(shares)))
         self.random_share = random_pairs / self.examples
 
-    def _batches(self, rows: range) -> Iterator[tuple[Batch, np.ndarray]]:
+    def _batches(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
         """Batches of the given rows, each with its row weights, float32 [rows]."""
         for first in range(0, self.examples, self.batch_size):
-            numbers = first + np.arange(rows.start, rows.stop)
+            numbers = first + rows
             weights = (numbers < self.examples).astype(np.float32)
             yield self.stream.batch(np.minimum(numbers, self.examples - 1)), weights
 
@@ -77,7 +77,7 @@ class HeldOut:
         """
         sums: dict[str, np.ndarray] = {}
         for batch, weights in self._batches(local_rows(mesh, self.batch_size)):
-            row_weights = jax.make_array_from_process_local_data(batch_sharding(mesh), weights)
+            row_weights = to_devices(mesh, {"row_weights": weights})["row_weights"]
             terms = jax.device_get(step(params, to_devices(mesh, batch), row_weights))
             for name, pair in terms.items():
                 sums[name] = sums.get(name, 0) + np.asarray(pair, np.float64)

@@ -100,6 +100,8 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
     """Clip, scale, decay, and step by the learning rate, in this order.
 
+    With `config.per_replica` nothing is clipped here: the training step does that on each device.
+
     Raises:
         ConfigError: `config.name` is not known.
     """
@@ -116,8 +118,9 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
         raise ConfigError(
             f"optimizer.name {config.name!r} is not known: use 'bert_adam', 'adamw' or 'lamb'"
         )
+    clip = optax.clip_by_global_norm(config.clip_norm)
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
+        optax.identity() if config.per_replica else clip,
         scale,
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
         adapt,

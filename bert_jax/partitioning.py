@@ -3,22 +3,23 @@
 
 Every dimension of every parameter has a logical name (`PARAMETER_AXES`); every logical name maps to
 mesh axes (`AXIS_RULES`). A parameter that the table does not know is an error, so that a new one
-cannot end up replicated by oversight. Optimiser slots follow their parameter.
+cannot end up replicated by oversight. Optimiser slots follow their parameter; with
+`mesh.shard_optimizer` they are spread over `data` besides (ZeRO stage 1, arXiv 1910.02054).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bert_jax.config import MeshConfig, RunConfig
+from bert_jax.config import BertConfig, MeshConfig, RunConfig
 from data_pipeline.errors import ConfigError
 
-MESH_AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+MESH_AXES = ("slice", "data", "fsdp", "tensor")
+BATCH_AXES = ("slice", "data", "fsdp")
 
 AXIS_RULES: dict[str, str | None] = {
     "vocab": "tensor",
@@ -61,26 +62,52 @@ PARAMETER_AXES: dict[str, tuple[str, ...]] = {
     "mlm/bias": ("vocab",),
     "nsp/kernel": ("hidden", "labels"),
     "nsp/bias": ("labels",),
+    "head/kernel": ("hidden", "labels"),
+    "head/bias": ("labels",),
 }
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh `data` x `fsdp` x `tensor` over `devices` (default: all there are).
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh `slice` x `data` x `fsdp` x `tensor` over `devices` (default: all there are).
+
+    The last three axes lie within a slice, where links are fast; only `slice` crosses the
+    data-centre network.
 
     Raises:
-        ConfigError: the axes do not multiply to the number of devices.
+        ConfigError: the axes do not multiply to the number of devices, or `config.slices` is not
+            the number of TPU slices.
     """
-    devices = jax.devices() if devices is None else devices
+    groups = _by_slice(list(jax.devices() if devices is None else devices), config.slices)
+    available = len(groups[0])
     sizes = [config.data, config.fsdp, config.tensor]
     known = math.prod(size for size in sizes if size != -1)
-    if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+    if sizes.count(-1) == 1 and known > 0 and available % known == 0:
+        sizes[sizes.index(-1)] = available // known
+    if min(sizes) < 1 or math.prod(sizes) != available:
+        where = " in each slice" if len(groups) > 1 else ""
         raise ConfigError(
             f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not multiply "
-            f"to the {len(devices)} devices there are; one axis may be -1 to take the rest"
+            f"to the {available} devices there are{where}; one axis may be -1 to take the rest"
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    grids = [
+        jax.make_mesh(tuple(sizes), MESH_AXES[1:], axis_types[1:], devices=group).devices
+        for group in groups
+    ]
+    return Mesh(np.stack(grids), MESH_AXES, axis_types=axis_types)
+
+
+def _by_slice(devices: list[jax.Device], slices: int) -> list[list[jax.Device]]:
+    """Devices of each slice; where they do not say (simulated ones), equal runs of them."""
+    numbers = sorted({getattr(device, "slice_index", 0) for device in devices})
+    if len(numbers) > 1 and len(numbers) != slices:
+        raise ConfigError(f"the devices form {len(numbers)} slices: set mesh.slices={len(numbers)}")
+    if slices < 1 or len(devices) % slices:
+        raise ConfigError(f"mesh.slices={slices} does not divide the {len(devices)} devices")
+    if len(numbers) > 1:
+        return [[d for d in devices if getattr(d, "slice_index", 0) == n] for n in numbers]
+    size = len(devices) // slices
+    return [devices[first : first + size] for first in range(0, len(devices), size)]
 
 
 def check_divisible(config: RunConfig, mesh: Mesh) -> None:
@@ -89,7 +116,7 @@ def check_divisible(config: RunConfig, mesh: Mesh) -> None:
     Raises:
         ConfigError: naming the key, and the nearest batch size that fits.
     """
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     batches = {f"phases.{n}.batch_size": p.batch_size for n, p in config.phases.items()}
     for key, size in (batches | {"evaluation.batch_size": config.evaluation.batch_size}).items():
         unit = rows if key.startswith("evaluation") else rows * config.accumulation
@@ -99,7 +126,15 @@ def check_divisible(config: RunConfig, mesh: Mesh) -> None:
                 + (f" x accumulation {config.accumulation}" if unit > rows else "")
                 + f": use {-(-size // unit) * unit}"
             )
-    model = config.model
+    check_model_divisible(config.model, mesh)
+
+
+def check_model_divisible(model: BertConfig, mesh: Mesh) -> None:
+    """Refuses a model that does not divide over the mesh.
+
+    Raises:
+        ConfigError: naming the key.
+    """
     for key, size, axis in (
         ("hidden_size", model.hidden_size, "fsdp"),
         ("num_heads", model.num_heads, "tensor"),
@@ -112,11 +147,12 @@ def check_divisible(config: RunConfig, mesh: Mesh) -> None:
             )
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
+def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) -> Any:
     """A `NamedSharding` for every leaf of a training state (arrays or their shapes).
 
     A leaf whose path ends in a parameter's path (the parameter itself, or an optimiser slot of it)
-    is laid out by that parameter's axes; scalars are replicated.
+    is laid out by that parameter's axes; scalars are replicated. With `shard_optimizer` the leaves
+    under `optimizer` are spread over `data` too.
 
     Raises:
         KeyError: a leaf with dimensions that matches no parameter.
@@ -129,18 +165,39 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
         for start in range(len(names)):
             axes = PARAMETER_AXES.get("/".join(names[start:]))
             if axes is not None:
-                return NamedSharding(mesh, PartitionSpec(*(AXIS_RULES[axis] for axis in axes)))
+                layout = [AXIS_RULES[axis] for axis in axes]
+                spread = shard_optimizer and names[0] == "optimizer"
+                spec = _spread_over_data(mesh, layout, leaf.shape) if spread else layout
+                return NamedSharding(mesh, PartitionSpec(*spec))
         raise KeyError(f"no logical axes for {jax.tree_util.keystr(path)}: add to PARAMETER_AXES")
 
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def with_shardings(mesh: Mesh, state: Any) -> Any:
+def update_shardings(mesh: Mesh, params: Any) -> Any:
+    """Where each parameter's update is computed if the optimiser is sharded: beside its slots."""
+    return state_shardings(mesh, {"optimizer": params}, shard_optimizer=True)["optimizer"]
+
+
+def _spread_over_data(
+    mesh: Mesh, layout: list[str | None], shape: tuple[int, ...]
+) -> list[str | tuple[str, ...] | None]:
+    """Adds `data` to the first dimension that can still be divided by it; none: as it was."""
+    spread: list[str | tuple[str, ...] | None] = [*layout]
+    for index, (axis, size) in enumerate(zip(layout, shape, strict=True)):
+        parts = mesh.shape["data"] * (mesh.shape[axis] if axis else 1)
+        if size % parts == 0:
+            spread[index] = (axis, "data") if axis else "data"
+            break
+    return spread
+
+
+def with_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) -> Any:
     """The shapes and dtypes of a training state, or of parameters alone, with their shardings."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
-        state_shardings(mesh, state),
+        state_shardings(mesh, state, shard_optimizer=shard_optimizer),
     )
 
 
@@ -149,16 +206,34 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> range:
-    """The rows of a global batch that this process has to bring."""
-    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    bounds = [index[0].indices(batch_size)[:2] for index in slices if index is not None]
-    return range(min(low for low, _ in bounds), max(high for _, high in bounds))
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process has to bring, ascending, int64 [rows].
+
+    They need not follow each other: the order of TPU chips in a mesh is that of their links, not
+    that of their hosts.
+    """
+    return np.concatenate([np.arange(*bounds) for bounds in _local_blocks(mesh, batch_size)])
 
 
 def to_devices(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Host-local rows of a batch as one global array per feature."""
+    """Host-local rows of a batch (those of `local_rows`) as one global array per feature."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    blocks = [first for first, _ in _local_blocks(mesh, parts)]
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
-    }
+
+    def assemble(rows: np.ndarray) -> jax.Array:
+        size = len(rows) // len(blocks)
+
+        def block(index: tuple[slice, ...]) -> np.ndarray:
+            first = blocks.index(index[0].indices(parts * size)[0] // size) * size
+            return rows[first : first + size]
+
+        return jax.make_array_from_callback((parts * size, *rows.shape[1:]), sharding, block)
+
+    return {name: assemble(rows) for name, rows in batch.items()}
+
+
+def _local_blocks(mesh: Mesh, batch_size: int) -> list[tuple[int, int]]:
+    """First row and end of every block of rows that a device of this process holds."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({index[0].indices(batch_size)[:2] for index in indices if index is not None})

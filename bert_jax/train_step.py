@@ -7,19 +7,28 @@ step can be repeated exactly.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from bert_jax.config import BertConfig
 from bert_jax.model import apply_pretraining, init_params
+from bert_jax.partitioning import BATCH_AXES
 from bert_jax.tasks import pretraining_loss, pretraining_terms
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
 Terms = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Replicas(NamedTuple):
+    """The devices that clip for themselves (`OptimizerConfig.per_replica`)."""
+
+    mesh: Mesh
+    clip_norm: float
 
 
 def init_state(
@@ -41,14 +50,21 @@ def make_train_step(
     *,
     seed: int = 0,
     accumulation: int = 1,
+    update_shardings: Any = None,
+    replicas: Replicas | None = None,
 ) -> Callable[[State, Batch], tuple[State, Terms]]:
     """Builds `step(state, batch) -> (state, terms)`, to be jitted by the caller.
 
     With `accumulation` k the batch is worked off in k parts whose gradients are added up; losses
     are divided by the whole batch's weights, so that the update is that of the undivided batch.
 
-    The terms are (sum, weight) pairs of `bert_jax.tasks.pretraining_terms`, and `gradient_norm`,
-    the global norm before clipping.
+    The terms are (sum, weight) pairs of `bert_jax.tasks.pretraining_terms`, `real_tokens` (of the
+    global batch, and its token slots), and `gradient_norm`, the global norm before clipping.
+
+    Args:
+        update_shardings: where each parameter's update is computed, if not beside the parameter
+            (`partitioning.update_shardings`): gradients are scattered there and weights gathered.
+        replicas: clip and average on each device; needs `accumulation` 1.
     """
     root = jax.random.key(seed)
 
@@ -58,28 +74,66 @@ def make_train_step(
 
     gradient = jax.grad(loss, has_aux=True)
 
+    def accumulate(params: Any, batch: Batch, key: jax.Array) -> tuple[Any, Terms]:
+        if replicas is not None:
+            return _per_replica(gradient, replicas)(params, batch, key)
+        if accumulation == 1:
+            return gradient(params, batch, key, batch)
+        parts = jax.tree.map(lambda x: _split_rows(x, accumulation), batch)
+        keys = jax.random.split(key, accumulation)
+
+        def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, *part, batch)), None
+
+        first = jax.eval_shape(gradient, params, batch, key, batch)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        return jax.lax.scan(add, zeros, (parts, keys))[0]
+
+    def place(tree: Any) -> Any:
+        if update_shardings is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, update_shardings)
+
     def step(state: State, batch: Batch) -> tuple[State, Terms]:
         key = jax.random.fold_in(root, state["step"])
-        if accumulation == 1:
-            gradients, terms = gradient(state["params"], batch, key, batch)
-        else:
-            parts = jax.tree.map(lambda x: _split_rows(x, accumulation), batch)
-            keys = jax.random.split(key, accumulation)
-
-            def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-                update = gradient(state["params"], *part, batch)
-                return jax.tree.map(jnp.add, total, update), None
-
-            first = jax.eval_shape(gradient, state["params"], batch, key, batch)
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-            (gradients, terms), _ = jax.lax.scan(add, zeros, (parts, keys))
-        updates, slots = optimizer.update(gradients, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        gradients, terms = accumulate(state["params"], batch, key)
+        gradients = place(gradients)
+        updates, slots = optimizer.update(gradients, state["optimizer"], place(state["params"]))
+        params = place(optax.apply_updates(state["params"], updates))
         norm = optax.tree.norm(gradients)
-        terms = terms | {"gradient_norm": (norm, jnp.ones_like(norm))}
+        tokens = jnp.sum(batch["input_mask"]), jnp.asarray(batch["input_mask"].size)
+        terms = terms | {"gradient_norm": (norm, jnp.ones_like(norm)), "real_tokens": tokens}
         return {"params": params, "optimizer": slots, "step": state["step"] + 1}, terms
 
     return step
+
+
+def _per_replica(
+    gradient: Callable[..., tuple[Any, Terms]], replicas: Replicas
+) -> Callable[[Any, Batch, jax.Array], tuple[Any, Terms]]:
+    """Gradients as `CrossShardOptimizer` makes them: clipped on each device, then added up.
+
+    Source: `optimization.py` of google-research/bert takes `tf.gradients` of the device's own loss,
+    clips them, and `CrossShardOptimizer.apply_gradients` sums; its scaling by the number of devices
+    is in `compute_gradients`, which is not called. Dropout differs from device to device.
+    """
+    clip = optax.clip_by_global_norm(replicas.clip_norm)
+
+    def on_device(params: Any, rows: Batch, key: jax.Array) -> tuple[Any, Terms]:
+        own_key = jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
+        gradients, terms = gradient(params, rows, own_key, rows)
+        clipped, _ = clip.update(gradients, clip.init(params))
+        return jax.lax.psum((clipped, terms), BATCH_AXES)
+
+    whole, rows = PartitionSpec(), PartitionSpec(BATCH_AXES)
+    # Without check_vma=False the gradient of a replicated parameter is summed before it is clipped.
+    return jax.shard_map(
+        on_device,
+        mesh=replicas.mesh,
+        in_specs=(whole, rows, whole),
+        out_specs=whole,
+        check_vma=False,
+    )
 
 
 def make_eval_step(config: BertConfig) -> Callable[[Any, Batch, jax.Array], Terms]:

@@ -42,6 +42,7 @@ def get_config(size: str = "base") -> ConfigDict:
                 epsilon=1e-6,
                 weight_decay=0.01,
                 clip_norm=1.0,
+                per_replica=False,  # True: clip and average on each device, as on the TPUs of 2018
             ),
             data=dict(
                 store="",  # a directory made by data_pipeline.prepare
@@ -49,7 +50,8 @@ def get_config(size: str = "base") -> ConfigDict:
                 whole_word=False,
                 reader="auto",  # tf.data where TensorFlow is installed, else threads
             ),
-            mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left
+            # -1: all devices that are left; slices > 1: TPU slices over the data-centre network
+            mesh=dict(data=-1, fsdp=1, tensor=1, slices=1, shard_optimizer=False),
             evaluation=dict(every=10_000, examples=8192, batch_size=256),
             checkpoint=dict(every=10_000, keep_last=3),
             profile=dict(first_step=100, steps=0),  # steps > 0 traces that many

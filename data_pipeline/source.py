@@ -2,7 +2,7 @@
 """Batches of pre-training examples: each a pure function of (seed, place in the stream).
 
     stream = ExampleStream(split, special, vocab_size, length=128, seed=0, options=ExampleOptions())
-    for batch in batches(stream, batch_size=256, rows=range(64, 128), first_step=900_000, ...):
+    for batch in batches(stream, batch_size=256, rows=np.arange(64, 128), first_step=900_000, ...):
 
 An example depends on its place alone, not on the size of the batch, the host, the thread or what
 was asked before. So a run resumes with one number, its step, on any number of hosts. tf.data
@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -125,7 +125,7 @@ def batches(
     stream: ExampleStream,
     *,
     batch_size: int,
-    rows: range,
+    rows: Sequence[int] | NDArray[np.int64],
     first_step: int,
     last_step: int,
     reader: str = "auto",
@@ -148,7 +148,7 @@ def batches(
         raise ConfigError(f"data reader {reader!r} is unknown, choose from {', '.join(_READERS)}")
     if reader == "auto":
         reader = "tf.data" if importlib.util.find_spec("tensorflow") else "threads"
-    wanted = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
+    wanted = np.asarray(rows, np.int64)
     together = max(1, _BLOCK_ROWS // len(wanted))
     starts = range(first_step, last_step, together)
 

@@ -30,10 +30,11 @@ def abstract_state(optimizer="bert_adam"):
 @pytest.mark.parametrize(
     ("axes", "shape"),
     [
-        ((-1, 1, 1), (8, 1, 1)),
-        ((2, 2, 2), (2, 2, 2)),
-        ((2, -1, 2), (2, 2, 2)),
-        ((1, 1, -1), (1, 1, 8)),
+        ((-1, 1, 1), (1, 8, 1, 1)),
+        ((2, 2, 2), (1, 2, 2, 2)),
+        ((2, -1, 2), (1, 2, 2, 2)),
+        ((1, 1, -1), (1, 1, 1, 8)),
+        ((-1, 1, 2, 2), (2, 2, 1, 2)),
     ],
 )
 def test_mesh_takes_what_is_left(axes, shape):
@@ -127,7 +128,7 @@ def test_sizes_that_do_not_divide_are_named(changes, message):
 @pytest.mark.parametrize("axes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
 def test_rows_arrive_where_they_belong(axes):
     mesh = partitioning.make_mesh(MeshConfig(*axes))
-    assert partitioning.local_rows(mesh, 16) == range(16)
+    np.testing.assert_array_equal(partitioning.local_rows(mesh, 16), np.arange(16))
     rows = np.arange(32, dtype=np.int32).reshape(16, 2)
     array = partitioning.to_devices(mesh, {"input_ids": rows})["input_ids"]
     np.testing.assert_array_equal(array, rows)
