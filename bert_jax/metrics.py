@@ -58,10 +58,11 @@ class Window:
             self._sums[name] = self._sums.get(name, 0) + pair
 
     def averages(self) -> dict[str, float]:
-        """Weighted averages since the last call; `loss` is the sum of both losses."""
+        """Weighted averages since the last call; `loss` is the sum of the tasks' losses."""
         result = {name: float(total / weight) for name, (total, weight) in self._sums.items()}
         self._sums = {}
-        return {"loss": result["mlm_loss"] + result["nsp_loss"]} | result
+        losses = [value for name, value in result.items() if name.endswith("_loss")]
+        return {"loss": sum(losses)} | result
 
 
 def _fetch(terms: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:

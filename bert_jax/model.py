@@ -31,6 +31,9 @@ from data_pipeline.errors import DataError
 
 Params = dict[str, Any]
 
+# What is left of the parameters without the heads of pre-training.
+ENCODER_PARTS = ("embeddings", "encoder", "pooler")
+
 
 class PretrainingLogits(NamedTuple):
     """`mlm` [batch, predictions, vocab_size] and `nsp` [batch, 2], float32 (float64 in float64)."""
@@ -138,14 +141,15 @@ class EncoderLayer(nnx.Module):
 class Bert(nnx.Module):
     """Encoder, pooler and both pre-training heads; its attributes are the parameter tree."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs, heads: bool = True) -> None:
         self.config = config
         self.embeddings = Embeddings(config, rngs)
         layer_rngs = rngs.split(config.num_layers)
         self.encoder = nnx.vmap(functools.partial(EncoderLayer, config))(layer_rngs)
         self.pooler = Pooler(config, rngs)
-        self.mlm = MlmHead(config, rngs)
-        self.nsp = NspHead(config, rngs)
+        if heads:
+            self.mlm = MlmHead(config, rngs)
+            self.nsp = NspHead(config, rngs)
 
     def encode(
         self,
@@ -177,12 +181,12 @@ class Bert(nnx.Module):
 
 
 @functools.cache
-def _definition(config: BertConfig) -> nnx.GraphDef[Bert]:
-    return nnx.split(nnx.eval_shape(lambda: Bert(config, nnx.Rngs(params=0))))[0]
+def _definition(config: BertConfig, heads: bool) -> nnx.GraphDef[Bert]:
+    return nnx.split(nnx.eval_shape(lambda: Bert(config, nnx.Rngs(params=0), heads)))[0]
 
 
-def _bind(config: BertConfig, params: Params) -> Bert:
-    return nnx.merge(_definition(config), params)
+def _bind(config: BertConfig, params: Params, heads: bool = True) -> Bert:
+    return nnx.merge(_definition(config, heads), params)
 
 
 def init_params(config: BertConfig, key: jax.Array) -> Params:
@@ -230,13 +234,14 @@ def encode(
 
     Args:
         config: shape and numerics.
-        params: the tree `init_params` makes.
+        params: the tree `init_params` makes; only embeddings, encoder and pooler are needed.
         input_ids: int32 [batch, length].
         input_mask: int32 [batch, length], 1 on tokens and 0 on padding.
         segment_ids: int32 [batch, length].
         dropout_key: None for no dropout.
         all_layers: also return the embeddings and the output of every layer.
     """
-    bert = _bind(config, params)
+    used = {name: params[name] for name in ENCODER_PARTS}
+    bert = _bind(config, used, heads=False)
     hidden, layers = bert.encode(input_ids, input_mask, segment_ids, dropout_key, all_layers)
     return EncoderOutput(hidden=hidden, pooled=bert.pooler(hidden), layers=layers)

@@ -26,7 +26,9 @@ _WINDOW_STEPS = 20  # of at least so many steps
 _HEADER_EVERY = 20  # lines
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
+    """How a metric is shown on the console."""
+
     heading: str
     width: int
     metric: str
@@ -42,18 +44,18 @@ def _thousands(value: float) -> str:
     return f"{value:.3g}G"
 
 
-_LOSSES = (
-    _Column("loss", 8, "loss", "{:.3f}".format),
-    _Column("MLM", 9, "mlm_loss", "{:.3f}".format),
-    _Column("correct", 9, "mlm_accuracy", "{:.1%}".format),
-    _Column("NSP", 9, "nsp_loss", "{:.3f}".format),
-    _Column("correct", 9, "nsp_accuracy", "{:.1%}".format),
+PRETRAINING = (
+    Column("loss", 8, "loss", "{:.3f}".format),
+    Column("MLM", 9, "mlm_loss", "{:.3f}".format),
+    Column("correct", 9, "mlm_accuracy", "{:.1%}".format),
+    Column("NSP", 9, "nsp_loss", "{:.3f}".format),
+    Column("correct", 9, "nsp_accuracy", "{:.1%}".format),
 )
 _PROGRESS = (
-    _Column("rate", 11, "learning_rate", "{:.2e}".format),
-    _Column("gradient", 10, "gradient_norm", "{:.3g}".format),
-    _Column("tokens/s", 10, "tokens_per_second", _thousands),
-    _Column("wait", 7, "input_wait_share", "{:.1%}".format),
+    Column("rate", 11, "learning_rate", "{:.2e}".format),
+    Column("gradient", 10, "gradient_norm", "{:.3g}".format),
+    Column("tokens/s", 10, "tokens_per_second", _thousands),
+    Column("wait", 7, "input_wait_share", "{:.1%}".format),
 )
 
 
@@ -131,6 +133,7 @@ class Monitor:
         start_step: steps made before this process; rows after it are dropped.
         tokens_left: tokens from `start_step` to the end, padding included. The time left then
             counts tokens, for steps of the second phase take longer; without, it counts steps.
+        columns: the metrics to show on the console; all are written.
         enabled: whether to write at all.
 
     Raises:
@@ -144,12 +147,14 @@ class Monitor:
         start_step: int,
         *,
         tokens_left: int | None = None,
+        columns: Sequence[Column] = PRETRAINING,
         enabled: bool = True,
     ) -> None:
         workdir = pathlib.Path(workdir)
         self._path = workdir / "metrics.jsonl"
         self._total_steps = total_steps
         self._tokens_left = tokens_left
+        self._columns = tuple(columns)
         self._enabled = enabled
         self._throughput = Throughput()
         self._lines = 0
@@ -188,18 +193,18 @@ class Monitor:
         metrics = {**metrics, **self._throughput.rates()}
         self._write(step, "train", metrics)
         place = f"{step}/{self._total_steps} {100 * step // self._total_steps:>3}%"
-        line = _cells(metrics, (*_LOSSES, *_PROGRESS))
+        line = _cells(metrics, (*self._columns, *_PROGRESS))
         self._show(place, line + _duration(self._seconds_left(step)).rjust(9))
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, metrics: Mapping[str, float], kind: str = "validation") -> None:
         """Shows and writes held-out figures; the time they took is no training time.
 
         Raises:
             DiskError: metrics.jsonl cannot be written.
         """
         self.pause()
-        self._write(step, "validation", metrics)
-        line = _cells(metrics, _LOSSES)
+        self._write(step, kind, metrics)
+        line = _cells(metrics, self._columns)
         if "unigram_entropy" in metrics:
             gain = metrics["unigram_entropy"] - metrics["mlm_loss"]
             line += f"   {abs(gain):.3f} {'below' if gain >= 0 else 'above'} the unigram plateau"
@@ -234,7 +239,9 @@ class Monitor:
     def _show(self, place: str, line: str) -> None:
         width = 2 * len(str(self._total_steps)) + 6
         if self._lines % _HEADER_EVERY == 0:
-            headings = [column.heading.rjust(column.width) for column in (*_LOSSES, *_PROGRESS)]
+            headings = [
+                column.heading.rjust(column.width) for column in (*self._columns, *_PROGRESS)
+            ]
             self.message("step".rjust(width) + "".join(headings) + "left".rjust(9))
         self._lines += 1
         self.message(place.rjust(width) + line)
@@ -263,7 +270,7 @@ def _drop_rows_after(step: int, path: pathlib.Path) -> None:
     temporary.replace(path)
 
 
-def _cells(metrics: Mapping[str, float], columns: Sequence[_Column]) -> str:
+def _cells(metrics: Mapping[str, float], columns: Sequence[Column]) -> str:
     """The metrics under their headings; a dash where one is missing."""
     return "".join(
         (column.show(metrics[column.metric]) if column.metric in metrics else "-").rjust(

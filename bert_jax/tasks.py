@@ -32,8 +32,8 @@ def pretraining_terms(
         row_weights = jnp.ones(logits.nsp.shape[0])
     slots = batch["masked_weights"].astype(dtype)
     rows = row_weights.astype(dtype)
-    mlm_loss, mlm_hits = _cross_entropy(logits.mlm, batch["masked_ids"])
-    nsp_loss, nsp_hits = _cross_entropy(logits.nsp, batch["next_sentence_label"])
+    mlm_loss, mlm_hits = cross_entropy(logits.mlm, batch["masked_ids"])
+    nsp_loss, nsp_hits = cross_entropy(logits.nsp, batch["next_sentence_label"])
     return {
         "mlm_loss": (jnp.sum(mlm_loss * slots), jnp.sum(slots)),
         "mlm_accuracy": (jnp.sum(mlm_hits * slots), jnp.sum(slots)),
@@ -57,7 +57,7 @@ def pretraining_loss(terms: Terms, whole_batch: Batch | None = None) -> jax.Arra
     return mlm_sum / (mlm_weight + 1e-5) + nsp_sum / jnp.maximum(nsp_weight, 1.0)
 
 
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihood of each label, and 1 where the label has the highest logit."""
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")[..., 0]

@@ -68,13 +68,27 @@ def find_dataset(pattern: str, data_dir: str | None = None) -> TfdsDataset:
     match = _PATTERN.fullmatch(pattern)
     if match is None:
         raise UsageError(f"--input: {pattern} is not of the form tfds:NAME or tfds:NAME:SPLIT")
+    name, split = match["name"], match["split"] or "train"
+    builder = open_builder(name, data_dir)
+    try:
+        return TfdsDataset(name, split, builder)
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits)
+        raise DataError(f"{name} has no split {split!r} (splits: {known})") from error
+
+
+def open_builder(name: str, data_dir: str | None = None) -> Any:
+    """The TFDS builder of a data set that then lies on the disk; downloads it if it does not.
+
+    Raises:
+        DataError: no such data set, or it cannot be downloaded.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataError(
-            f"{pattern} needs TensorFlow Datasets; install the extra: pip install 'bert-jax[data]'"
+            f"{name} needs TensorFlow Datasets; install the extra: pip install 'bert-jax[data]'"
         ) from error
-    name, split = match["name"], match["split"] or "train"
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -89,8 +103,4 @@ def find_dataset(pattern: str, data_dir: str | None = None) -> TfdsDataset:
             f"TensorFlow Datasets could not get {name}: {type(error).__name__}: {error}; "
             "prepare it where there is a network and give its place with --tfds_data_dir"
         ) from error
-    try:
-        return TfdsDataset(name, split, builder)
-    except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits)
-        raise DataError(f"{name} has no split {split!r} (splits: {known})") from error
+    return builder
