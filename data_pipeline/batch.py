@@ -16,7 +16,8 @@ from data_pipeline.errors import DataError
 Batch = dict[str, np.ndarray]
 
 IS_NEXT = 0  # next_sentence_label of a pair whose B follows A in the text (as in the original)
-IS_RANDOM = 1  # next_sentence_label of a pair whose B comes from a random document
+IS_RANDOM = 1  # of a pair whose B comes from a random document, or whose A and B were swapped
+NO_LABEL = -1  # of a row that holds no pair; it counts in no next-sentence figure
 
 
 def max_predictions(length: int) -> int:
@@ -35,11 +36,12 @@ class BatchSpec:
     Features, all with `batch_size` rows:
         input_ids: int32 [batch, length], [CLS] A [SEP] B [SEP] after masking, then [PAD].
         input_mask: int32 [batch, length], 1 on tokens and 0 on padding.
-        segment_ids: int32 [batch, length], 0 on [CLS] A [SEP], 1 on B [SEP], 0 on padding.
+        segment_ids: int32 [batch, length], 0 on [CLS] A [SEP], 1 on B [SEP], 0 on padding; rows
+            without pairs, [CLS] text [SEP] text [SEP] ..., are 0 throughout.
         masked_positions: int32 [batch, predictions], ascending, unused slots 0.
         masked_ids: int32 [batch, predictions], the tokens before masking, unused slots 0.
         masked_weights: float32 [batch, predictions], 1 on used slots and 0 on unused ones.
-        next_sentence_label: int32 [batch], IS_NEXT or IS_RANDOM.
+        next_sentence_label: int32 [batch], IS_NEXT or IS_RANDOM, or NO_LABEL in all rows.
     """
 
     batch_size: int
@@ -84,17 +86,18 @@ def validate(batch: Batch, spec: BatchSpec, vocab_size: int) -> None:
                 f"batch feature {name} is {array.dtype}{list(array.shape)}, "
                 f"expected {np.dtype(dtype)}{list(shape)}"
             )
+    unlabelled = np.all(batch["next_sentence_label"] == NO_LABEL)
     limits = {
-        "input_ids": vocab_size,
-        "masked_ids": vocab_size,
-        "masked_positions": spec.length,
-        "segment_ids": 2,
-        "next_sentence_label": 2,
+        "input_ids": (0, vocab_size),
+        "masked_ids": (0, vocab_size),
+        "masked_positions": (0, spec.length),
+        "segment_ids": (0, 2),
+        "next_sentence_label": (NO_LABEL, 0) if unlabelled else (0, 2),
     }
-    for name, limit in limits.items():
+    for name, (smallest, limit) in limits.items():
         low, high = int(batch[name].min()), int(batch[name].max())
-        if low < 0 or high >= limit:
+        if low < smallest or high >= limit:
             raise DataError(
-                f"batch feature {name} holds values from {low} to {high}, allowed are 0 to "
-                f"{limit - 1}: the store and the model's vocabulary do not belong together"
+                f"batch feature {name} holds values from {low} to {high}, allowed are {smallest} "
+                f"to {limit - 1}: the store and the model's vocabulary do not belong together"
             )

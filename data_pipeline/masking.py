@@ -146,9 +146,9 @@ def _fill(
     sizes = np.take_along_axis(pieces, np.minimum(order, words - 1), axis=1)
     sizes = np.ascontiguousarray(np.where(order < words, sizes, words).T)
     room, fits = number.copy(), np.zeros((keep, rows), np.bool_)
-    for column, size in enumerate(sizes):
-        np.less_equal(size, room, out=fits[column])
-        room -= size * fits[column]
+    for tried, size in enumerate(sizes):
+        np.less_equal(size, room, out=fits[tried])
+        room -= size * fits[tried]
         if not room.any():
             break
     taken = np.zeros((rows, words), np.bool_)

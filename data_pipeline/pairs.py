@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.batch import IS_NEXT, IS_RANDOM, Batch
+from data_pipeline.errors import DataError
 from data_pipeline.random_bits import Purpose, bits, uniform_integers
 from data_pipeline.special_tokens import SpecialTokens
 from data_pipeline.store import Split
@@ -23,13 +24,13 @@ _TRIES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Token ranges of A and B after truncation; all fields int64 [batch] but `is_random`, bool."""
+    """Token ranges of A and B after truncation; all fields int64 [batch] but `label`, bool."""
 
     a_start: NDArray[np.int64]
     a_length: NDArray[np.int64]
     b_start: NDArray[np.int64]
     b_length: NDArray[np.int64]
-    is_random: NDArray[np.bool_]
+    label: NDArray[np.bool_]  # B is random, or A and B have changed places
 
 
 def make_pairs(split: Split, chunks: Chunks, length: int, keys: NDArray[np.uint64]) -> Pairs:
@@ -40,6 +41,9 @@ def make_pairs(split: Split, chunks: Chunks, length: int, keys: NDArray[np.uint6
         chunks: one for each example.
         length: tokens of an example, [CLS] and two [SEP] included.
         keys: uint64 [batch], random bits that name the examples.
+
+    Raises:
+        DataError: the offsets of the store are damaged.
     """
     offsets = split.sentence_offsets
     a_start = offsets[chunks.first]
@@ -50,6 +54,12 @@ def make_pairs(split: Split, chunks: Chunks, length: int, keys: NDArray[np.uint6
     b_first[random], b_stop[random] = _elsewhere(split, chunks.first[random], wanted, keys[random])
     b_start = offsets[b_first]
     b_length = offsets[b_stop] - b_start
+    if min(a_length.min(), b_length.min()) < 0:
+        raise DataError("the offsets of the store are damaged; prepare it again")
+    if chunks.is_swapped.any():
+        swapped = chunks.is_swapped
+        a_start, b_start = np.where(swapped, (b_start, a_start), (a_start, b_start))
+        a_length, b_length = np.where(swapped, (b_length, a_length), (a_length, b_length))
     # The original takes single tokens off the longer side, off B where they are equal, until both
     # fit: A keeps half of the room, or what B leaves of it.
     room = length - 3
@@ -60,7 +70,7 @@ def make_pairs(split: Split, chunks: Chunks, length: int, keys: NDArray[np.uint6
         a_kept,
         b_start + _heads(b_length - b_kept, keys, Purpose.CUT_B),
         b_kept,
-        chunks.is_random,
+        chunks.is_random | chunks.is_swapped,
     )
 
 
@@ -129,5 +139,5 @@ def assemble(split: Split, pairs: Pairs, special: SpecialTokens, length: int) ->
         "input_ids": input_ids,
         "input_mask": is_token.astype(np.int32),
         "segment_ids": (in_b & is_token).astype(np.int32),
-        "next_sentence_label": np.where(pairs.is_random, IS_RANDOM, IS_NEXT).astype(np.int32),
+        "next_sentence_label": np.where(pairs.label, IS_RANDOM, IS_NEXT).astype(np.int32),
     }

@@ -17,24 +17,34 @@ import importlib.util
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.batch import Batch, BatchSpec
 from data_pipeline.errors import ConfigError, DataError
+from data_pipeline.kept_arrays import KeptArrays
+from data_pipeline.mapped import release
 from data_pipeline.masking import mask_tokens
-from data_pipeline.order import Order
+from data_pipeline.order import Chunker, Order
+from data_pipeline.packing import Packing, Packs, assemble_packs
 from data_pipeline.pairs import assemble, make_pairs
 from data_pipeline.random_bits import bits
 from data_pipeline.special_tokens import SpecialTokens
 from data_pipeline.store import Split
+from data_pipeline.walk import PASSES, SECTIONS, Walk, section_offsets
 
 _READERS = ("auto", "tf.data", "threads")
 _THREADS = 2
 _AHEAD = 4  # blocks made ahead of the one in use
 _BLOCK_ROWS = 1024  # at least, made in one call: on few rows NumPy only gets started
-_MIN_LENGTH = 5  # [CLS] A [SEP] B [SEP] with one token each
+_MIN_LENGTHS = {  # by what rows hold, with one token for each text
+    "next_sentence": 5,  # [CLS] A [SEP] B [SEP]
+    "sentence_order": 5,
+    "none": 3,  # [CLS] text [SEP]
+}
+_MAX_MAPPED_BYTES = 256 << 20  # may stay resident when they were read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +52,37 @@ class ExampleOptions:
     """How examples are made, as the flags of the original's `create_pretraining_data.py`.
 
     Attributes:
+        pairs: what a row holds: "next_sentence", a pair whose B is the next text or a random one;
+            "sentence_order", a pair whose halves are swapped half of the time, as in ALBERT; or
+            "none", full sentences up to the length and no label, as in RoBERTa.
         short_sequence_probability: how often the target length of a document is drawn at random
-            below the longest.
+            below the longest; rows without pairs are never short.
         whole_word: all pieces of a word are masked together.
+        dupe_factor: 0 for partners, truncation and masks that never come again; with d, epochs d
+            apart hold the same examples in another order, as d copies in files would.
     """
 
+    pairs: str = "next_sentence"
     short_sequence_probability: float = 0.1
     whole_word: bool = False
+    dupe_factor: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pairs not in _MIN_LENGTHS:
+            raise ConfigError(f"pairs {self.pairs!r} is unknown, use {', '.join(_MIN_LENGTHS)}")
+        if self.dupe_factor < 0:
+            raise ConfigError(f"dupe_factor {self.dupe_factor} must be positive, or 0")
+
+
+class Stream(Protocol):
+    """An endless stream of examples, of which any can be asked for."""
+
+    @property
+    def examples(self) -> int:
+        """How many there are until one of the texts begins anew."""
+
+    def batch(self, numbers: NDArray[np.int64]) -> Batch:
+        """The examples at the places `numbers` (int64 [batch], from 0)."""
 
 
 class ExampleStream:
@@ -65,7 +99,7 @@ class ExampleStream:
         options: ExampleOptions,
         continuation: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Walks the split once (a few seconds for a billion tokens).
+        """Walks the split once (some seconds for a billion tokens), if no process did before.
 
         Args:
             split: documents of token ids, as memory-mapped arrays.
@@ -83,8 +117,9 @@ class ExampleStream:
         """
         if not split.documents:
             raise DataError("this split of the store holds no documents, so no examples")
-        if length < _MIN_LENGTH:
-            raise ConfigError(f"length {length} is too short, examples need {_MIN_LENGTH} tokens")
+        shortest = _MIN_LENGTHS[options.pairs]
+        if length < shortest:
+            raise ConfigError(f"length {length} is too short, examples need {shortest} tokens")
         if options.whole_word and continuation is None:
             raise ConfigError("whole-word masking needs to know which pieces continue a word")
         # Plain arrays: each slice of a np.memmap costs as much as a whole step of a walk.
@@ -98,31 +133,71 @@ class ExampleStream:
         self._length = length
         self._seed = seed
         self._continuation = continuation if options.whole_word else None
-        self._order = Order(
-            self._split,
-            length=length,
-            short_probability=options.short_sequence_probability,
-            seed=seed,
+        self._options = options
+        kept = KeptArrays(split.kept)
+        chunker, passes = self._make_chunker(kept)
+        self._order = Order(chunker, passes=passes, seed=seed, kept=kept)
+        self._arrays = (
+            self._split.tokens,
+            self._split.sentence_offsets,
+            self._split.document_offsets,
         )
+        self._is_large = sum(array.nbytes for array in self._arrays) > _MAX_MAPPED_BYTES
         self.examples = self._order.examples
+
+    def _make_chunker(self, kept: KeptArrays) -> tuple[Chunker, int]:
+        """What cuts the split into chunks, and into how many different passes."""
+        split, options = self._split, self._options
+        if options.pairs == "none":
+            return Packing(split, self._length), 1
+        sections = kept.load(SECTIONS)
+        if sections is None:
+            sections = kept.keep(SECTIONS, section_offsets(split))
+            release(split.sentence_offsets)
+        walk = Walk(
+            split.sentence_offsets,
+            sections,
+            self._length,
+            options.short_sequence_probability,
+            swaps=options.pairs == "sentence_order",
+        )
+        return walk, options.dupe_factor or PASSES
 
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
         """The examples at the places `numbers` (int64 [batch], from 0) of the endless stream.
 
         Returns:
             the features that `BatchSpec` declares.
+
+        Raises:
+            DataError: the store is damaged.
         """
         numbers = np.asarray(numbers, np.int64)
-        keys = bits(self._seed, self._length, numbers)
-        chunks = self._order.chunks(numbers)
-        pairs = make_pairs(self._split, chunks, self._length, keys)
-        batch = assemble(self._split, pairs, self._special, self._length)
+        epochs, chunk = self._order.locate(numbers)
+        copies = self._options.dupe_factor
+        name = (epochs % copies, chunk) if copies else (numbers,)
+        keys = bits(self._seed, self._length, *name)
+        found = self._order.find(epochs, chunk)
+        if isinstance(found, Packs):
+            batch = assemble_packs(self._split, found, self._special, self._length)
+        else:
+            pairs = make_pairs(self._split, found, self._length, keys)
+            batch = assemble(self._split, pairs, self._special, self._length)
+        if self._is_large:
+            release(*self._arrays)
+            self._order.release()
+        highest = int(batch["input_ids"].max())
+        if highest >= self._vocab_size:
+            raise DataError(
+                f"the store holds the token id {highest:,}, but its vocabulary has "
+                f"{self._vocab_size:,} entries: it is damaged; copy it again or prepare it again"
+            )
         mask_tokens(batch, self._special, self._vocab_size, keys, self._continuation)
         return {name: batch[name] for name in BatchSpec(len(numbers), self._length).features()}
 
 
 def batches(
-    stream: ExampleStream,
+    stream: Stream,
     *,
     batch_size: int,
     rows: Sequence[int] | NDArray[np.int64],

@@ -8,6 +8,7 @@
       train/sentence_offsets.npy  int64 [sentences + 1], token at which each sentence starts
       train/document_offsets.npy  int64 [documents + 1], sentence at which each document starts
       validation/...              the same
+      kept/                       what readers have computed of it; may be deleted at any time
 
 No sentence and no document is empty. Readers map the arrays into memory, so that opening costs
 nothing and any number of processes on a machine share one copy.
@@ -43,6 +44,7 @@ class Split:
     tokens: np.ndarray  # uint16 or uint32 [tokens]
     sentence_offsets: np.ndarray  # int64 [sentences + 1]
     document_offsets: np.ndarray  # int64 [documents + 1]
+    kept: Path | None = None  # folder for what readers compute of it once, see `kept_arrays`
 
     @property
     def documents(self) -> int:
@@ -85,7 +87,7 @@ class Store:
     def split(self, name: str) -> Split:
         """Maps one split, "train" or "validation", into memory."""
         arrays = {array: self._array(f"{name}/{array}.npy") for array in ARRAYS}
-        split = Split(**arrays)
+        split = Split(**arrays, kept=self.path / "kept" / f"{name}-{self.fingerprint[:16]}")
         counts = self.manifest["splits"][name]
         found = {
             "documents": split.documents,

@@ -8,6 +8,10 @@ or puts the rest back, to be walked again, and looks for B elsewhere (a random p
 does so `dupe_factor` = 10 times and shuffles what comes out. So there are PASSES walks here, and
 pass r of any corpus is the same for every run; partner, truncation and masks differ in each epoch.
 
+With `swaps` the pairs are ALBERT's (its own `create_pretraining_data.py`): the coin lets A and B
+change places instead of sending B away, so nothing is put back; a chunk of one sentence has no B of
+its own and still gets a random one, as there.
+
 A walk's draws are named by the sentence where a chunk starts, so a chunk can be made again from
 that number alone. `pass_starts` walks the whole corpus once, many documents in lock-step, and keeps
 every CHECKPOINT-th start: from there any other chunk is a few steps away.
@@ -23,6 +27,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.errors import DataError
+from data_pipeline.mapped import release
 from data_pipeline.random_bits import Purpose, bits, uniform, uniform_integers
 from data_pipeline.store import Split
 
@@ -30,6 +36,8 @@ PASSES = 10
 CHECKPOINT = 8
 SECTION_TOKENS = 1 << 17
 _BLOCK_SENTENCES = 1 << 20
+_VERSION = 1  # of the walk; another one makes other chunks, and forgets the starts that were kept
+SECTIONS = "sections-v1"  # the name under which `section_offsets` are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Chunks:
         a_stop: int64, the sentence after A.
         stop: int64, the sentence after the chunk: B is [a_stop, stop) unless the pair is random.
         is_random: bool, B comes from elsewhere and [a_stop, stop) is walked again.
+        is_swapped: bool, A and B change places.
         target: int64, the length in tokens that the chunk was to have.
     """
 
@@ -48,6 +57,7 @@ class Chunks:
     a_stop: NDArray[np.int64]
     stop: NDArray[np.int64]
     is_random: NDArray[np.bool_]
+    is_swapped: NDArray[np.bool_]
     target: NDArray[np.int64]
 
     @property
@@ -65,6 +75,7 @@ class Walk:
         section_offsets: int64 [sections + 1], the sentence where each section starts.
         length: tokens of an example, [CLS] and two [SEP] included.
         short_probability: how often a section's target length is drawn below the longest.
+        swaps: whether A and B change places by chance, instead of B coming from elsewhere.
         base: number of the sentence that `sentence_offsets` begins with.
     """
 
@@ -72,7 +83,14 @@ class Walk:
     section_offsets: NDArray[np.int64]
     length: int
     short_probability: float
+    swaps: bool = False
     base: int = 0
+
+    @property
+    def name(self) -> str:
+        """Names what the starts of chunks depend on beside the split, as part of a file name."""
+        order = "sentence-order" if self.swaps else "next-sentence"
+        return f"{order}-{self.length}-short-{self.short_probability!r}-v{_VERSION}"
 
     def targets(
         self, passes: int | NDArray[np.int64], sections: NDArray[np.int64]
@@ -103,7 +121,31 @@ class Walk:
         coin = (drawn >> np.uint64(63)).astype(np.bool_)
         choice = ((drawn >> np.uint64(31)) & np.uint64(0xFFFFFFFF)).astype(np.int64)
         a_sentences = 1 + ((choice * np.maximum(sentences - 1, 0)) >> 32)
-        return Chunks(first, first + a_sentences, stop, coin | (sentences == 1), target)
+        single = sentences == 1
+        is_random = single if self.swaps else coin | single
+        is_swapped = (coin & ~single) if self.swaps else np.zeros_like(coin)
+        return Chunks(first, first + a_sentences, stop, is_random, is_swapped, target)
+
+    def find(
+        self, passes: NDArray[np.int64], first: NDArray[np.int64], skip: NDArray[np.int64]
+    ) -> Chunks:
+        """Walks on from the chunks that start at the sentences `first`, by `skip` chunks each.
+
+        Args:
+            passes: int64 [batch], the pass of each chunk.
+            first: int64 [batch].
+            skip: int64 [batch], in [0, CHECKPOINT).
+        """
+        section = np.searchsorted(self.section_offsets, first, side="right") - 1
+        stop, target = self.section_offsets[section + 1], self.targets(passes, section)
+        for step in range(CHECKPOINT - 1):
+            following = self.chunks(passes, first, stop, target).following
+            first = np.where(step < skip, following, first)
+            over = np.flatnonzero(first == stop)
+            section[over] += 1
+            stop[over] = self.section_offsets[section[over] + 1]
+            target[over] = self.targets(passes[over], section[over])
+        return self.chunks(passes, first, stop, target)
 
     def pass_starts(self, pass_number: int) -> tuple[NDArray[np.int64], int]:
         """Walks the whole split once.
@@ -118,6 +160,7 @@ class Walk:
             starts = self._block_starts(pass_number, low, high)
             kept.append(starts[-chunks % CHECKPOINT :: CHECKPOINT].astype("u4" if small else "i8"))
             chunks += starts.size
+            release(self.sentence_offsets)
         return np.concatenate(kept), chunks
 
     def _blocks(self) -> list[tuple[int, int]]:
@@ -133,6 +176,7 @@ class Walk:
         base = int(offsets[0])
         # A copy of the block's part: the search for a chunk's end stays in the cache.
         sentences = np.array(self.sentence_offsets[base : int(offsets[-1]) + 1])
+        check_ascending("sentences", sentences)
         block = dataclasses.replace(self, sentence_offsets=sentences, base=base)
         is_start = np.zeros(int(offsets[-1]) - base, np.bool_)
         target = self.targets(pass_number, np.arange(low, high))
@@ -145,13 +189,30 @@ class Walk:
         return np.flatnonzero(is_start) + base
 
 
+def check_ascending(what: str, offsets: NDArray[np.int64]) -> None:
+    """Refuses offsets, of "sentences" or "documents", with which a walk might never end.
+
+    Raises:
+        DataError: an offset is not larger than the one before.
+    """
+    if np.any(offsets[1:] <= offsets[:-1]):
+        raise DataError(
+            f"the {what} do not start one after the other: the offsets of the store are damaged; "
+            "copy it again or prepare it again"
+        )
+
+
 def section_offsets(split: Split) -> NDArray[np.int64]:
     """Sentences where sections start: all documents, and cuts at sentence ends in very long ones.
 
     Returns:
         int64 [sections + 1], ending with the number of sentences.
+
+    Raises:
+        DataError: the offsets of the documents are damaged.
     """
     documents = np.asarray(split.document_offsets)
+    check_ascending("documents", documents)
     tokens = np.asarray(split.sentence_offsets[documents])
     pieces = -(-np.diff(tokens) // SECTION_TOKENS)
     long = np.flatnonzero(pieces > 1)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import walk as walk_module
+from data_pipeline.kept_arrays import KeptArrays
 from data_pipeline.order import Order
 from data_pipeline.store import Split
 from data_pipeline.walk import PASSES, Chunks, Walk, section_offsets
@@ -14,7 +15,12 @@ from tests.data_pipeline.test_walk import SPLITS, starts_one_by_one
 
 
 def make_order(split: Split, seed: int = 0) -> Order:
-    return Order(split, length=32, short_probability=0.1, seed=seed)
+    walk = Walk(split.sentence_offsets, section_offsets(split), 32, 0.1)
+    return Order(walk, passes=PASSES, seed=seed, kept=KeptArrays(None))
+
+
+def chunks_of(order: Order, numbers: np.ndarray) -> Chunks:
+    return order.find(*order.locate(numbers))
 
 
 def rows_of(chunks: Chunks) -> list[tuple[int, ...]]:
@@ -31,7 +37,7 @@ def test_an_epoch_holds_every_chunk_of_its_pass_once(name: str) -> None:
     place = 0
     for epoch in range(2 * PASSES + 1):
         starts = expected[epoch % PASSES]
-        chunks = order.chunks(np.arange(place, place + len(starts)))
+        chunks = chunks_of(order, np.arange(place, place + len(starts)))
         assert sorted(chunks.first.tolist()) == starts
         place += len(starts)
 
@@ -39,12 +45,12 @@ def test_an_epoch_holds_every_chunk_of_its_pass_once(name: str) -> None:
 def test_a_place_holds_the_same_chunk_whatever_is_asked_with_it_or_before() -> None:
     split = random_split(2, 30, 10, 8)
     numbers = np.arange(5 * make_order(split).examples)
-    together = rows_of(make_order(split).chunks(numbers))
+    together = rows_of(chunks_of(make_order(split), numbers))
     late_first = make_order(split)
     for number in (numbers[-1], 17, 0, 3000, 10**15):
-        late_first.chunks(np.array([number]))
+        chunks_of(late_first, np.array([number]))
     mixed = np.random.default_rng(0).permutation(numbers)
-    for number, row in zip(mixed, rows_of(late_first.chunks(mixed)), strict=True):
+    for number, row in zip(mixed, rows_of(chunks_of(late_first, mixed)), strict=True):
         assert row == together[number]
 
 
@@ -52,14 +58,14 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     split = random_split(3, 200, 10, 8)
     order, other = make_order(split), make_order(split, seed=1)
     numbers = np.arange(order.examples)
-    first = order.chunks(numbers).first
-    assert sorted(first) == sorted(other.chunks(numbers).first)
-    assert np.mean(first == other.chunks(numbers).first) < 0.01
+    first = chunks_of(order, numbers).first
+    assert sorted(first) == sorted(chunks_of(other, numbers).first)
+    assert np.mean(first == chunks_of(other, numbers).first) < 0.01
     sizes = [
         Walk(split.sentence_offsets, section_offsets(split), 32, 0.1).pass_starts(p)[1]
         for p in range(PASSES)
     ]
-    ten_epochs_later = order.chunks(numbers + sum(sizes)).first
+    ten_epochs_later = chunks_of(order, numbers + sum(sizes)).first
     assert sorted(first) == sorted(ten_epochs_later)
     assert np.mean(first == ten_epochs_later) < 0.01
 
@@ -67,7 +73,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 def test_the_shuffle_reaches_over_the_whole_epoch() -> None:
     split = random_split(4, 1000, 10, 8)
     order = make_order(split)
-    first = order.chunks(np.arange(order.examples)).first
+    first = chunks_of(order, np.arange(order.examples)).first
     place = np.arange(order.examples)
     table = np.histogram2d(place, np.argsort(np.argsort(first)), bins=8)[0]
     assert fit_p(table) > SMALLEST_P
@@ -80,7 +86,7 @@ def test_sections_do_not_change_what_an_epoch_covers(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(walk_module, "SECTION_TOKENS", 200)
     split = split_of([[9] * 400, [3] * 10])
     order = make_order(split)
-    chunks = order.chunks(np.arange(order.examples))
+    chunks = chunks_of(order, np.arange(order.examples))
     covered = np.zeros(split.sentences, int)
     stop = np.where(chunks.is_random, chunks.a_stop, chunks.stop)
     for first, last in zip(chunks.first, stop, strict=True):

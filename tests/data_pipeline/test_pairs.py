@@ -18,7 +18,8 @@ from tests.data_pipeline.splits import SPECIAL, random_split, split_of
 def chunks_of(split: Split, copies: int, *, is_random: bool, target: int) -> Chunks:
     """The same chunk many times: A is the first sentence, B would be the second."""
     one = np.ones(copies, np.int64)
-    return Chunks(0 * one, one, one + 1, np.full(copies, is_random), target * one)
+    none = np.zeros(copies, np.bool_)
+    return Chunks(0 * one, one, one + 1, none | is_random, none, target * one)
 
 
 @pytest.mark.parametrize("room", [13, 14, 125])
@@ -73,7 +74,7 @@ def test_random_b_comes_from_any_other_document_and_any_of_its_sentences() -> No
     # Five tokens are wanted: two sentences, if the document has them.
     at_end = np.isin(sentence + 1, split.document_offsets)
     np.testing.assert_array_equal(pairs.b_length, np.where(at_end, 4, 8))
-    assert np.all(pairs.is_random)
+    assert np.all(pairs.label)
 
 
 @pytest.mark.parametrize("target", [3, 5, 40])
@@ -103,7 +104,8 @@ def test_ten_tries_meet_another_document_almost_always() -> None:
 def test_rows_hold_the_pairs() -> None:
     split = split_of([[3, 2], [6, 1]])
     first = np.array([0, 2])
-    chunks = Chunks(first, first + 1, first + 2, np.zeros(2, np.bool_), np.array([7, 7]))
+    none = np.zeros(2, np.bool_)
+    chunks = Chunks(first, first + 1, first + 2, none, none, np.array([7, 7]))
     batch = assemble(split, make_pairs(split, chunks, 10, bits([0, 1])), SPECIAL, 10)
     assert batch["input_ids"][0].tolist() == [2, 5, 6, 7, 3, 8, 9, 3, 0, 0]
     assert batch["input_mask"][0].tolist() == [1] * 8 + [0] * 2

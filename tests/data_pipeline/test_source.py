@@ -13,6 +13,7 @@ import pytest
 
 from data_pipeline.batch import Batch, BatchSpec, validate
 from data_pipeline.errors import ConfigError, DataError
+from data_pipeline.kept_arrays import KeptArrays
 from data_pipeline.order import Order
 from data_pipeline.source import ExampleOptions, ExampleStream, batches
 from data_pipeline.store import Split
@@ -162,6 +163,7 @@ sys.modules["tensorflow"] = None
 import importlib.util
 importlib.util.find_spec = lambda name: None
 from tests.data_pipeline.test_source import make_stream
+from data_pipeline.kept_arrays import KeptArrays
 from data_pipeline.order import Order
 from data_pipeline.source import batches
 read = batches(make_stream(), batch_size=4, rows=range(4), first_step=0, last_step=3)
@@ -222,12 +224,12 @@ def test_seeds_make_other_examples_of_the_same_chunks() -> None:
 
 def test_chunks_come_back_after_ten_epochs_with_other_partners_and_masks() -> None:
     stream = make_stream()
-    order = Order(USUAL, length=64, short_probability=0.1, seed=0)
     walk = Walk(USUAL.sentence_offsets, section_offsets(USUAL), 64, 0.1)
+    order = Order(walk, passes=PASSES, seed=0, kept=KeptArrays(None))
     cycle = sum(walk.pass_starts(number)[1] for number in range(PASSES))
     batches_of_chunks = []
     for numbers in (np.arange(stream.examples), cycle + np.arange(stream.examples)):
-        by_chunk = numbers[np.argsort(order.chunks(numbers).first)]
+        by_chunk = numbers[np.argsort(order.find(*order.locate(numbers)).first)]
         batches_of_chunks.append(stream.batch(by_chunk))
     once, again = batches_of_chunks
     np.testing.assert_array_equal(once["next_sentence_label"], again["next_sentence_label"])
@@ -260,6 +262,8 @@ def test_shortest_length_works() -> None:
 
 def test_options_are_those_of_the_original() -> None:
     assert dataclasses.asdict(ExampleOptions()) == {
+        "pairs": "next_sentence",
         "short_sequence_probability": 0.1,
         "whole_word": False,
+        "dupe_factor": 0,
     }
