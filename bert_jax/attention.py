@@ -16,6 +16,7 @@ from bert_jax.layers import dropout, exact_dtype
 MASKED_SCORE = -10000.0
 
 
+@jax.named_scope("attention")
 def attend(
     query: jax.Array,
     key: jax.Array,

@@ -59,8 +59,7 @@ def dense(
     """
     rows, inputs, _ = _axes(x, kernel, bias, transposed)
     features = tuple(range(len(rows), x.ndim))
-    product = _product(x, kernel.astype(x.dtype), (features, inputs), dtype)
-    return add_bias(product, bias).astype(dtype)
+    return _product(x, kernel.astype(x.dtype), (features, inputs), dtype, bias)
 
 
 def _dense_forward(
@@ -100,17 +99,33 @@ def _axes(
 
 
 def _product(
-    x: jax.Array, y: jax.Array, axes: tuple[tuple[int, ...], tuple[int, ...]], dtype: DTypeLike
+    x: jax.Array,
+    y: jax.Array,
+    axes: tuple[tuple[int, ...], tuple[int, ...]],
+    dtype: DTypeLike,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """Sum over the paired axes, of type `dtype` or, on the CPU, float32 at least."""
+    """Sum over the paired axes plus `bias`, made in `dtype` or, on the CPU, float32 at least."""
+
+    def product(result: DTypeLike) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        def multiply(x: jax.Array, y: jax.Array) -> jax.Array:
+            sums = jax.lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=result)
+            return (sums if bias is None else add_bias(sums, bias)).astype(dtype)
+
+        return multiply
+
+    exact = exact_dtype(dtype)
+    if exact == dtype:
+        return product(dtype)(x, y)
     # Without a float32 result XLA:CPU turns bfloat16 operands into float32 and leaves AMX unused;
     # on accelerators a bfloat16 result halves the memory traffic and is summed in float32 anyway.
-    result = exact_dtype(dtype) if jax.default_backend() == "cpu" else dtype
-    return jax.lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=result)
+    # Chosen when the program is lowered: `plan` compiles for TPUs on a machine without any.
+    return jax.lax.platform_dependent(x, y, cpu=product(exact), default=product(dtype))
 
 
 # Recomputed in the backward pass: it is cheap, and saving its intermediates is not.
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
+@jax.named_scope("layer_norm")
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """LayerNorm over the last axis, in at least float32, returned in the type of `x`.
 
@@ -126,6 +141,7 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
 
 
 @jax.custom_jvp
+@jax.named_scope("gelu")
 def gelu(x: jax.Array) -> jax.Array:
     """Product of x and the normal distribution function of x (the original until 2019-02-07)."""
     exact = x.astype(exact_dtype(x.dtype))
@@ -134,6 +150,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 # By hand, so that the backward pass needs one saved array instead of three.
 @gelu.defjvp
+@jax.named_scope("gelu")
 def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (tangent,) = primals, tangents
     exact = x.astype(exact_dtype(x.dtype))
@@ -155,6 +172,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     raise ConfigError(f"model.activation {name!r} is not known: use 'gelu' or 'gelu_tanh'")
 
 
+@jax.named_scope("dropout")
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes values with probability `rate` and scales the others up; without a key, `x` itself.
 

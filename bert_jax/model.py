@@ -70,6 +70,7 @@ class Embeddings(nnx.Module):
         self.segment = nnx.Param(table(config.num_segments))
         self.norm = LayerNorm(config)
 
+    @jax.named_scope("embeddings")
     def __call__(
         self, input_ids: jax.Array, segment_ids: jax.Array, key: jax.Array | None
     ) -> jax.Array:

@@ -14,6 +14,7 @@ Batch = dict[str, jax.Array]
 Terms = dict[str, tuple[jax.Array, jax.Array]]
 
 
+@jax.named_scope("loss")
 def pretraining_terms(
     logits: PretrainingLogits, batch: Batch, row_weights: jax.Array | None = None
 ) -> Terms:

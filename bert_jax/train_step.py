@@ -98,9 +98,11 @@ def make_train_step(
         key = jax.random.fold_in(root, state["step"])
         gradients, terms = accumulate(state["params"], batch, key)
         gradients = place(gradients)
-        updates, slots = optimizer.update(gradients, state["optimizer"], place(state["params"]))
-        params = place(optax.apply_updates(state["params"], updates))
-        norm = optax.tree.norm(gradients)
+        with jax.named_scope("optimizer"):
+            params = place(state["params"])
+            updates, slots = optimizer.update(gradients, state["optimizer"], params)
+            params = place(optax.apply_updates(state["params"], updates))
+            norm = optax.tree.norm(gradients)
         tokens = jnp.sum(batch["input_mask"]), jnp.asarray(batch["input_mask"].size)
         terms = terms | {"gradient_norm": (norm, jnp.ones_like(norm)), "real_tokens": tokens}
         return {"params": params, "optimizer": slots, "step": state["step"] + 1}, terms
