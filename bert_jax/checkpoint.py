@@ -5,6 +5,9 @@ DIRECTORY/<step>/ is an Orbax composite of `state`, the arrays, and `meta`, JSON
 the background under a temporary name and commits it by a rename. Then <step>/manifest.json is
 added, and only then are older steps deleted. A step whose manifest does not fit is never used.
 
+Several processes share the directory, and each writes its part of the arrays. Process 0 alone
+decides, for all: what is there, what can be trusted, what is set aside or deleted.
+
 Orbax's `CheckpointManager` can read the directory but does not manage it: it takes every directory
 with a number for a step, and deletes old steps before anything has vouched for the new one.
 """
@@ -15,10 +18,11 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from bert_jax import checkpoint_directory, manifest
+from bert_jax import checkpoint_directory, distributed, manifest
 from bert_jax.manifest import DamageError
 from data_pipeline.errors import DataError, DiskError
 
@@ -46,16 +50,8 @@ class Checkpoints:
         self._keep_last = keep_last
         self._best_metric = keep_best_metric
         self._metrics: dict[int, dict[str, float]] = {}  # of every step that is there
-        try:
-            self.directory.mkdir(exist_ok=True)
-            checkpoint_directory.tidy(self.directory)
-        except OSError as error:
-            raise DiskError(f"cannot keep checkpoints in {self.directory}: {error}") from error
-        for step in checkpoint_directory.steps(self.directory):
-            try:
-                self._metrics[step] = manifest.read(self._path(step)).metrics
-            except DamageError:
-                self._metrics[step] = {}  # `restore` reports it
+        found = distributed.from_primary(self._open)
+        self._metrics.update({step: metrics for step, metrics in found})
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             # Where a directory cannot be made, Orbax 0.12.8 reports that at once if it makes
@@ -64,6 +60,21 @@ class Checkpoints:
         )
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future[int] | None = None
+
+    def _open(self) -> list[tuple[int, dict[str, float]]]:
+        """Makes or tidies the directory; returns the steps that are there, with their metrics."""
+        try:
+            self.directory.mkdir(exist_ok=True)
+            checkpoint_directory.tidy(self.directory)
+        except OSError as error:
+            raise DiskError(f"cannot keep checkpoints in {self.directory}: {error}") from error
+        found = []
+        for step in checkpoint_directory.steps(self.directory):
+            try:
+                found.append((step, manifest.read(self._path(step)).metrics))
+            except DamageError:
+                found.append((step, {}))  # `restore` reports it
+        return found
 
     def restore(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Loads the newest good step.
@@ -85,6 +96,24 @@ class Checkpoints:
         """
         self._finish()
         expected = manifest.describe(abstract_state)
+        step = distributed.from_primary(lambda: self._newest_good(expected))
+        self._metrics = {
+            other: metrics
+            for other, metrics in self._metrics.items()
+            if step is not None and other <= step
+        }
+        if step is None:
+            return None
+        restored = self._checkpointer.restore(
+            self._path(step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore()
+            ),
+        )
+        return step, restored.state, restored.meta
+
+    def _newest_good(self, expected: dict[str, str]) -> int | None:
+        """The step to restore; those that are damaged are set aside."""
         reasons = [
             f"{path.name}: found damaged before" for path in self.directory.glob("corrupt-*")
         ]
@@ -95,13 +124,7 @@ class Checkpoints:
                 reasons.append(f"{step}: {error}")
                 self._set_aside(step, error)
                 continue
-            restored = self._checkpointer.restore(
-                self._path(step),
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore()
-                ),
-            )
-            return step, restored.state, restored.meta
+            return step
         if reasons:
             raise checkpoint_directory.all_damaged(self.directory, reasons)
         return None
@@ -167,13 +190,15 @@ class Checkpoints:
         """Waits for Orbax, vouches for what it wrote, deletes what is no longer needed."""
         try:
             self._checkpointer.wait_until_finished()
-            manifest.write(self._path(step), step, arrays, metrics)
+            if distributed.primary():
+                manifest.write(self._path(step), step, arrays, metrics)
         except Exception as error:  # a full disk comes as a ValueError from TensorStore
             raise self._save_failed(step, error) from error
         self._metrics[step] = metrics
         for old in self._metrics.keys() - self._kept():
             del self._metrics[old]
-            checkpoint_directory.delete(self._path(old))
+            if distributed.primary():
+                checkpoint_directory.delete(self._path(old))
         return step
 
     def _kept(self) -> set[int]:
@@ -187,7 +212,6 @@ class Checkpoints:
         return best.union(sorted(self._metrics)[-self._keep_last :])
 
     def _set_aside(self, step: int, error: DamageError) -> None:
-        del self._metrics[step]
         aside = checkpoint_directory.set_aside(self._path(step), f"corrupt-{step}")
         logging.warning(
             "checkpoint %s is damaged: %s; renamed to %s", self._path(step), error, aside.name
@@ -195,7 +219,8 @@ class Checkpoints:
 
     def _save_failed(self, step: int, error: Exception) -> DiskError:
         unfinished = self.directory / f"{step}.orbax-checkpoint-tmp"
-        shutil.rmtree(unfinished, ignore_errors=True)  # room for the next attempt
+        if jax.process_count() == 1:  # else others may still be writing
+            shutil.rmtree(unfinished, ignore_errors=True)  # room for the next attempt
         return DiskError(
             f"saving checkpoint {self._path(step)} failed: {error}\nOlder checkpoints are intact: "
             "make room or restore access, then run the same command again."

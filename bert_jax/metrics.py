@@ -29,9 +29,13 @@ class Window:
     """(sum, weight) terms of the steps since the last `averages`.
 
     A loss or gradient that is not finite stops the run; its batch is kept under `directory`.
+
+    Attributes:
+        tokens: sum of the term `real_tokens`, where there is one, over all steps read so far.
     """
 
     def __init__(self, directory: Path) -> None:
+        self.tokens = 0
         self._directory = directory
         self._pending: _Pending | None = None
         self._sums: dict[str, np.ndarray] = {}
@@ -54,6 +58,7 @@ class Window:
         broken = [name for name, (total, _) in terms.items() if not math.isfinite(total)]
         if broken:
             raise DataError(_keep_batch(self._directory, pending, broken))
+        self.tokens += int(terms.get("real_tokens", [0])[0])
         for name, pair in terms.items():
             self._sums[name] = self._sums.get(name, 0) + pair
 
@@ -71,7 +76,8 @@ def _fetch(terms: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
 
 def _keep_batch(directory: Path, pending: _Pending, broken: list[str]) -> str:
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step-{pending.step}.npz"
+    process = f"-process-{jax.process_index()}" if jax.process_count() > 1 else ""
+    path = directory / f"step-{pending.step}{process}.npz"
     np.savez_compressed(path, allow_pickle=False, **pending.batch)
     return (
         f"{' and '.join(broken)} not finite at step {pending.step}; its batch is kept in {path}. "

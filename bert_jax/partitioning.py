@@ -111,7 +111,7 @@ def _by_slice(devices: list[jax.Device], slices: int) -> list[list[jax.Device]]:
 
 
 def check_divisible(config: RunConfig, mesh: Mesh) -> None:
-    """Refuses sizes that do not divide over the mesh, before anything is compiled.
+    """Refuses a recipe that does not fit the mesh, before anything is compiled.
 
     Raises:
         ConfigError: naming the key, and the nearest batch size that fits.
@@ -126,6 +126,11 @@ def check_divisible(config: RunConfig, mesh: Mesh) -> None:
                 + (f" x accumulation {config.accumulation}" if unit > rows else "")
                 + f": use {-(-size // unit) * unit}"
             )
+    if config.optimizer.per_replica and (rows != mesh.size or config.accumulation > 1):
+        raise ConfigError(
+            "optimizer.per_replica clips where one device has a whole gradient: it needs "
+            "mesh.fsdp 1, mesh.tensor 1 and accumulation 1"
+        )
     check_model_divisible(config.model, mesh)
 
 

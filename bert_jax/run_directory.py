@@ -99,7 +99,9 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def _check_same(saved: dict[str, Any], current: dict[str, Any], workdir: Path) -> None:
-    changed = differences(saved["config"], current["config"])
+    # An older version knew fewer keys; what has come since is at its default.
+    before = dataclasses.asdict(RunConfig.from_mapping(saved["config"]))
+    changed = differences(before, current["config"])
     changed = [line for line in changed if not line.startswith(FREE_KEYS)]
     if changed:
         raise ConfigError(

@@ -18,7 +18,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bert_jax import partitioning, run_directory, run_lock, summary
+from bert_jax import distributed, partitioning, preflight, run_directory, run_lock, summary
 from bert_jax.checkpoint import Checkpoints, load_params
 from bert_jax.config import RunConfig
 from bert_jax.evaluate import HeldOut
@@ -27,7 +27,7 @@ from bert_jax.monitoring import Monitor
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.preemption import StopRequest
 from bert_jax.profiling import ProfilerWindow
-from bert_jax.train_step import State, init_state, make_eval_step, make_train_step
+from bert_jax.train_step import Replicas, State, init_state, make_eval_step, make_train_step
 from data_pipeline.batch import Batch, BatchSpec, validate
 from data_pipeline.errors import ConfigError, Preempted
 from data_pipeline.source import ExampleOptions, ExampleStream, batches
@@ -68,16 +68,17 @@ def train_and_evaluate(config: RunConfig, workdir: Path) -> dict[str, Any]:
         UserError: anything the user can put right; what was saved stays intact.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run_lock.exclusive(workdir))
+        distributed.from_primary(lambda: stack.enter_context(run_lock.exclusive(workdir)))
         run = prepare(config, workdir)
         stack.enter_context(contextlib.closing(run.checkpoints))
+        stack.enter_context(distributed.leave_together())
         state, progress = restore_or_init(run)
         monitor = Monitor(
             workdir,
             run.config.steps,
             progress.step,
             tokens_left=run.config.token_slots(progress.step),
-            enabled=jax.process_index() == 0,
+            enabled=distributed.primary(),
         )
         stack.enter_context(contextlib.closing(monitor))
         parameters = summary.count_parameters(run.config.model, state["params"])
@@ -94,7 +95,8 @@ def prepare(config: RunConfig, workdir: Path) -> Run:
     mesh = partitioning.make_mesh(config.mesh)
     partitioning.check_divisible(config, mesh)
     description = run_directory.description(config, store)
-    run_directory.begin(workdir, description, store)
+    preflight.check(description, workdir)
+    distributed.from_primary(lambda: run_directory.begin(workdir, description, store))
     return Run(
         config=config,
         workdir=workdir,
@@ -148,7 +150,9 @@ def example_options(config: RunConfig) -> ExampleOptions:
 def restore_or_init(run: Run) -> tuple[State, Progress]:
     """The newest good checkpoint, or a fresh state sharded from its first byte on."""
     init = functools.partial(init_state, run.config.model, run.optimizer, run.config.seed)
-    abstract = partitioning.with_shardings(run.mesh, jax.eval_shape(init))
+    abstract = partitioning.with_shardings(
+        run.mesh, jax.eval_shape(init), shard_optimizer=run.config.mesh.shard_optimizer
+    )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     restored = run.checkpoints.restore(abstract)
     if restored is not None:
@@ -167,19 +171,13 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
     does not wait for the host.
     """
     config = run.config
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    train_step = jax.jit(
-        make_train_step(
-            config.model, run.optimizer, seed=config.seed, accumulation=config.accumulation
-        ),
-        out_shardings=(shardings, None),
-        donate_argnums=0,
-    )
+    train_step = compile_train_step(run, state)
     schedule = learning_rate_schedule(config.optimizer, config.steps)
     boundaries = {span.last_step for span in config.spans()}
     window = Window(run.workdir / "nonfinite")
     profiler = ProfilerWindow(config.profile, run.workdir / "tensorboard")
     feed = training_batches(run, progress.step)
+    seen_before = progress.tokens_seen
     started = time.monotonic() - progress.wall_seconds
     while progress.step < config.steps:
         waited = time.monotonic()
@@ -187,12 +185,11 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
         waited = time.monotonic() - waited
         state, terms = train_step(state, partitioning.to_devices(run.mesh, batch))
         progress.step += 1
-        progress.tokens_seen += int(batch["input_mask"].sum())
         progress.wall_seconds = time.monotonic() - started
         window.add(progress.step, terms, batch)
         profiler.after_step(progress.step, terms)
         monitor.count(examples=len(batch["input_ids"]), tokens=batch["input_ids"].size, wait=waited)
-        stopping = stop.requested
+        stopping = stop.due(progress.step)
         last = progress.step in boundaries or stopping
         if progress.step % config.log_every == 0 or progress.step == 1 or last:
             window.read()
@@ -204,6 +201,7 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
             monitor.evaluation(progress.step, held_out)
         if progress.step % config.checkpoint.every == 0 or last:
             window.read()  # a step that is not finite must never be saved
+            progress.tokens_seen = seen_before + window.tokens
             save(run, state, progress, held_out)
             monitor.pause()
         run.checkpoints.poll()
@@ -213,6 +211,26 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
             )
     profiler.close()
     return state
+
+
+def compile_train_step(run: Run, state: State) -> Callable[..., Any]:
+    """The jitted step; it takes over the buffers of the state it is given."""
+    config = run.config
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    update_shardings = replicas = None
+    if config.mesh.shard_optimizer:
+        update_shardings = partitioning.update_shardings(run.mesh, state["params"])
+    if config.optimizer.per_replica:
+        replicas = Replicas(run.mesh, config.optimizer.clip_norm)
+    step = make_train_step(
+        config.model,
+        run.optimizer,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        update_shardings=update_shardings,
+        replicas=replicas,
+    )
+    return jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)
 
 
 def training_batches(run: Run, start: int) -> Iterator[Batch]:
@@ -276,5 +294,6 @@ def finish(run: Run, state: State, progress: Progress, monitor: Monitor) -> dict
         input_wait_share=monitor.input_wait_share,
         validation=validation,
     )
-    run_directory.write_json(run.workdir / "summary.json", content)
+    path = run.workdir / "summary.json"
+    distributed.from_primary(lambda: run_directory.write_json(path, content))
     return content

@@ -51,6 +51,12 @@ class Preempted(UserError):
     exit_code = EXIT_PREEMPTED
 
 
+class PeerLost(UserError):
+    """Another process of the run did not come or is gone; the same command resumes the run."""
+
+    exit_code = EXIT_PEER_LOST
+
+
 class ConfigError(UserError):
     """The configuration has an unknown key, a wrong type or values that contradict each other."""
 
