@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prediction files: one for each test split, in the benchmark's format, never overwritten."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from data_pipeline.errors import ConfigError, DiskError, OutputError
+
+
+def file_names(splits: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """The file of each test split; without names one called after the split.
+
+    Raises:
+        ConfigError: there are not as many names as splits, or two splits share a name.
+    """
+    names = names or [f"{Path(split).stem}.tsv" for split in splits]
+    if len(names) != len(splits) or len(set(names)) != len(names):
+        raise ConfigError(
+            f"predictions.files: {len(splits)} different names are needed, one for each test "
+            f"split, not {', '.join(names)}"
+        )
+    return dict(zip(splits, names, strict=True))
+
+
+def refuse_existing(folder: Path, names: Sequence[str]) -> None:
+    """Stops before any work is done for a file that could not be written.
+
+    Raises:
+        OutputError: one of the files is there.
+    """
+    for name in names:
+        if (folder / name).exists():
+            raise _exists(folder / name)
+
+
+def write_all(
+    folder: Path, writers: Mapping[str, Callable[[Path], None]], overwrite: bool
+) -> list[Path]:
+    """Writes every file under a temporary name, then gives all of them theirs.
+
+    Args:
+        folder: made if absent.
+        writers: what writes the file of a name to a path.
+        overwrite: whether files of other content may be replaced; equal ones are left alone.
+
+    Raises:
+        OutputError: a file with other content is there.
+        DiskError: writing failed.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, write in writers.items():
+            write(folder / f"{name}.tmp")
+        for name in writers:
+            new, path = folder / f"{name}.tmp", folder / name
+            if path.exists() and not overwrite and path.read_bytes() != new.read_bytes():
+                raise _exists(path)
+            new.replace(path)
+    except OSError as error:
+        raise DiskError(f"writing predictions into {folder} failed: {error.strerror}") from error
+    finally:
+        for name in writers:
+            (folder / f"{name}.tmp").unlink(missing_ok=True)
+    return [folder / name for name in writers]
+
+
+def write_table(path: Path, ids: Sequence[str], values: Sequence[str]) -> None:
+    """GLUE's format: a header, then the row's id, a tab, and what is predicted for it."""
+    lines = [f"{number}\t{value}\n" for number, value in zip(ids, values, strict=True)]
+    path.write_text("index\tprediction\n" + "".join(lines), "utf-8")
+
+
+def _exists(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} exists and is not overwritten: move it away, or say --overwrite to replace it"
+    )
