@@ -49,8 +49,9 @@ class Examples:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over everything that a batch is made of."""
         digest = hashlib.sha256(f"{self.length} {self.choices}".encode())
-        for array in (self.tokens, self.offsets, self.second, *self.targets.values()):
-            digest.update(array.tobytes())
+        digest.update(self.tokens.tobytes() + self.offsets.tobytes() + self.second.tobytes())
+        for target in self.targets.values():
+            digest.update(target.tobytes())
         return digest.hexdigest()
 
     def _sequences(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:

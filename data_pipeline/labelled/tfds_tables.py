@@ -3,8 +3,7 @@
 
 from typing import Any
 
-from data_pipeline.errors import DataError
-from data_pipeline.tfds_text import open_builder
+from data_pipeline.tfds_text import find_dataset
 
 
 def read_tfds(name: str, split: str, data_dir: str) -> tuple[tuple[str, ...], list[dict[str, str]]]:
@@ -15,16 +14,13 @@ def read_tfds(name: str, split: str, data_dir: str) -> tuple[tuple[str, ...], li
     Raises:
         DataError: there is no such data set or split, or it cannot be downloaded.
     """
-    builder = open_builder(name, data_dir or None)
+    find_dataset(f"tfds:{name}:{split}", data_dir or None)  # downloads it and knows every mishap
     import tensorflow_datasets as tfds
 
-    try:
-        examples = builder.as_dataset(
-            split=split, read_config=tfds.ReadConfig(interleave_cycle_length=1)
-        )
-    except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits)
-        raise DataError(f"{name} has no split {split!r} (splits: {known})") from error
+    builder = tfds.builder(name, data_dir=data_dir or None)
+    examples = builder.as_dataset(
+        split=split, read_config=tfds.ReadConfig(interleave_cycle_length=1)
+    )
     features = {
         column: feature for column, feature in builder.info.features.items() if feature.shape == ()
     }
