@@ -10,7 +10,8 @@ from typing import Any
 
 from data_pipeline.errors import DataError, OutputError
 
-WRITTEN = ("config.json", "model.safetensors", "checkpoints")  # one of them is in what we replace
+# One of them is in what we replace.
+WRITTEN = ("config.json", "model.safetensors", "checkpoints", "bert_config.json")
 
 
 @contextlib.contextmanager

@@ -18,40 +18,29 @@ import numpy as np
 from bert_jax.config import BertConfig
 from bert_jax.convert.files import read_json
 from bert_jax.convert.huggingface_tokenizer import write_tokenizer
-from bert_jax.convert.mapping import (
-    HEADS,
-    HUGGINGFACE,
-    Parameters,
-    export_tensors,
-    import_tensors,
-)
+from bert_jax.convert.mapping import HEADS, Parameters, export_tensors, import_tensors
+from bert_jax.convert.model_config import from_fields, to_fields
+from bert_jax.convert.names import HUGGINGFACE
+from bert_jax.convert.pytorch_file import read_pytorch_file
 from bert_jax.model import init_params
-from data_pipeline.errors import ConfigError, DataError
+from data_pipeline.errors import DataError
 from data_pipeline.tokenizers import Tokenizer
 
 # Ours -> theirs. Their "gelu" is the erf form; "gelu_new" is the original's tanh formula.
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
+# Their classes, richest first, and the heads that each one needs.
+_ARCHITECTURES = {
+    "BertForPreTraining": {"pooler", "mlm", "nsp"},
+    "BertForMaskedLM": {"mlm"},
+    "BertForNextSentencePrediction": {"pooler", "nsp"},
+    "BertModel": set[str](),
+}
 _KNOWN_ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-# Our field -> theirs, for every field of `BertConfig` that says what a model computes.
-FIELDS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "mlp_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "num_segments": "type_vocab_size",
-    "hidden_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "layer_norm_epsilon": "layer_norm_eps",
-    "initializer_range": "initializer_range",
-}
-_SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "mlp_size")
 # Settings of theirs that change the computation, with the only value that is BERT.
 _FIXED = {
     "model_type": "bert",
@@ -62,12 +51,15 @@ _FIXED = {
 }
 
 
-def to_huggingface_config(config: BertConfig, pad_token_id: int = 0) -> dict[str, Any]:
-    """The content of their config.json for a model of ours."""
+def to_huggingface_config(
+    config: BertConfig, pad_token_id: int = 0, heads: Collection[str] = HEADS
+) -> dict[str, Any]:
+    """The content of their config.json for a model of ours with these heads."""
+    names = [name for name, needed in _ARCHITECTURES.items() if needed <= set(heads)]
     return {
-        "architectures": ["BertForPreTraining"],
+        "architectures": names[:1],
         **_FIXED,
-        **{theirs: getattr(config, ours) for ours, theirs in FIELDS.items()},
+        **to_fields(config),
         "hidden_act": ACTIVATIONS[config.activation],
         "classifier_dropout": None,
         "pad_token_id": pad_token_id,
@@ -89,24 +81,13 @@ def from_huggingface_config(content: dict[str, Any], path: Path | str) -> BertCo
         found = content.get(key, None if key == "model_type" else value)
         if found != value:
             raise DataError(f"{path}: {key} is {found!r}; only {value!r} can be converted")
-    missing = [FIELDS[name] for name in _SIZES if FIELDS[name] not in content]
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}")
     activation = content.get("hidden_act", "gelu")
     if activation not in _KNOWN_ACTIVATIONS:
         raise DataError(
             f"{path}: hidden_act {activation!r} is not known; "
             f"known are {', '.join(_KNOWN_ACTIVATIONS)}"
         )
-    values = {ours: content[theirs] for ours, theirs in FIELDS.items() if theirs in content}
-    for name, value in values.items():
-        kind = BertConfig.__annotations__[name]
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise DataError(f"{path}: {FIELDS[name]} is {value!r}, which is no {kind.__name__}")
-    try:
-        return BertConfig(**values, activation=_KNOWN_ACTIVATIONS[activation])
-    except ConfigError as error:
-        raise DataError(f"{path} describes no possible model: {error}") from error
+    return from_fields(content, path, _KNOWN_ACTIVATIONS[activation])
 
 
 def export_huggingface(
@@ -116,7 +97,8 @@ def export_huggingface(
 
     Args:
         config: the model.
-        params: the tree of `bert_jax.model.init_params`, float32.
+        params: the tree of `bert_jax.model.init_params`, float32; a head that is absent is left
+            out.
         tokenizer: the one the model was trained with.
         card: content of README.md.
         target: directory.
@@ -130,7 +112,7 @@ def export_huggingface(
             "they do not belong together"
         )
     tensors = export_tensors(config, params, HUGGINGFACE)
-    content = to_huggingface_config(config, tokenizer.special.pad)
+    content = to_huggingface_config(config, tokenizer.special.pad, params.keys())
     target.mkdir(parents=True, exist_ok=True)
     write_tokenizer(tokenizer, target, max_length=config.max_positions)
     (target / "config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
@@ -146,7 +128,7 @@ def load_huggingface(
     """Model and float32 parameters of a Hugging Face directory.
 
     Args:
-        directory: holds config.json and model.safetensors.
+        directory: holds config.json and model.safetensors or pytorch_model.bin.
         optional: heads ("pooler", "mlm", "nsp") that may be absent; an absent one is absent from
             the parameters too, see `add_fresh_heads`.
 
@@ -157,8 +139,8 @@ def load_huggingface(
     directory = Path(directory)
     path = directory / "config.json"
     config = from_huggingface_config(read_json(path), path)
-    weights = directory / "model.safetensors"
-    tensors = _load_tensors(weights)
+    weights = _find_weights(directory)
+    tensors = _load_tensors(weights, config.max_positions)
     try:
         return config, import_tensors(config, tensors, HUGGINGFACE, optional)
     except DataError as error:
@@ -186,20 +168,21 @@ def _save_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def _load_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Their tensors under today's names, widened to float32."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        stored = load_file(path)
-    except FileNotFoundError as error:
+def _find_weights(directory: Path) -> Path:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (directory / name).exists():
+            return directory / name
+    if any(directory.glob("*.index.json")):
         raise DataError(
-            f"{path} is missing; a pytorch_model.bin or a sharded model has to be saved again with "
-            "transformers as one model.safetensors"
-        ) from error
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged or no safetensors file: {error}") from error
+            f"{directory} holds a model in several files; save it again with transformers as one "
+            "model.safetensors"
+        )
+    raise DataError(f"{directory} holds no weights: model.safetensors or pytorch_model.bin")
+
+
+def _load_tensors(path: Path, max_positions: int) -> dict[str, np.ndarray]:
+    """Their tensors under today's names, widened to float32."""
+    stored = read_pytorch_file(path) if path.suffix == ".bin" else _read_safetensors(path)
     # BertModel saves without the prefix that it has inside BertForPreTraining.
     prefix = "" if any(name.startswith("bert.") for name in stored) else "bert."
     tensors = {}
@@ -208,7 +191,12 @@ def _load_tensors(path: Path) -> dict[str, np.ndarray]:
         # What TensorFlow called them, and transformers until 2019.
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
-        if name == "bert.embeddings.position_ids":  # 0, 1, 2, ...: a buffer, no weight
+        if name == "bert.embeddings.position_ids":  # a buffer, no weight
+            if not np.array_equal(array.ravel(), np.arange(max_positions)):
+                raise DataError(
+                    f"{path}: {name} does not count from 0 to {max_positions - 1}, the positions "
+                    "of the configuration"
+                )
             continue
         if str(array.dtype) not in ("float32", "float16", "bfloat16"):
             raise DataError(
@@ -217,3 +205,13 @@ def _load_tensors(path: Path) -> dict[str, np.ndarray]:
             )
         tensors[name] = array.astype(np.float32)
     return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is damaged or no safetensors file: {error}") from error

@@ -108,10 +108,28 @@ def read_tokenizer(directory: Path) -> Tokenizer:
 
 
 def _read_vocabulary(directory: Path) -> list[str]:
-    """Tokens in the order of their ids, from vocab.txt or, as newer exports have it, the JSON."""
-    if (directory / "vocab.txt").exists():
-        return (directory / "vocab.txt").read_text("utf-8").splitlines()
-    path = directory / "tokenizer.json"
+    """Tokens in the order of their ids, from vocab.txt or, as newer exports have it, the JSON.
+
+    Raises:
+        DataError: there is none, or the two disagree.
+    """
+    plain, packed = directory / "vocab.txt", directory / "tokenizer.json"
+    if not packed.exists() and not plain.exists():
+        raise DataError(f"{directory} holds no vocabulary: vocab.txt or tokenizer.json")
+    tokens = plain.read_text("utf-8").splitlines() if plain.exists() else None
+    if not packed.exists():
+        return tokens or []
+    others = _read_packed_vocabulary(packed)
+    for number, (token, other) in enumerate(zip(tokens or others, others, strict=False)):
+        if token != other:
+            raise DataError(
+                f"{directory}: entry {number} is {token!r} in vocab.txt and {other!r} in "
+                "tokenizer.json; delete the one that is not the model's"
+            )
+    return tokens or others
+
+
+def _read_packed_vocabulary(path: Path) -> list[str]:
     model = read_json(path).get("model", {})
     if model.get("type") != "WordPiece":
         raise DataError(

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model from whatever directory the user has; the format is told by what lies in it.
-
-config, params, tokenizer, missing = load_pretrained(Path("runs/demo"), heads=("mlm",))
-"""
+"""A model from whatever directory the user has; the format is told by what lies in it."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +7,7 @@ from typing import NamedTuple
 
 from bert_jax.config import BertConfig
 from bert_jax.convert.files import read_json
+from bert_jax.convert.google import CONFIG, load_google, read_google_tokenizer
 from bert_jax.convert.huggingface import load_huggingface
 from bert_jax.convert.huggingface_tokenizer import read_tokenizer
 from bert_jax.convert.mapping import HEADS, Parameters
@@ -37,19 +35,26 @@ class Pretrained(NamedTuple):
     missing: tuple[str, ...]
 
 
-def load_pretrained(directory: Path | str, *, heads: Collection[str] = ()) -> Pretrained:
+def load_pretrained(
+    directory: Path | str, *, heads: Collection[str] = (), source_format: str | None = None
+) -> Pretrained:
     """Model, parameters and tokenizer of a run, a Hugging Face or a Google directory.
 
     Args:
         directory: the model; of a run its newest good checkpoint.
         heads: those of `HEADS` that must be there.
+        source_format: of `FORMATS`; None finds it out.
 
     Raises:
         DataError: the directory holds none of these or something damaged, or lacks a head.
     """
     directory = Path(directory)
-    if find_format(directory) == "orbax":
+    source_format = source_format or find_format(directory)
+    if source_format == "orbax":
         config, params, tokenizer = load_run(directory)
+    elif source_format == "google":
+        config, params = load_google(directory, optional=HEADS)
+        tokenizer = read_google_tokenizer(directory)
     else:
         config, params = load_huggingface(directory, optional=HEADS)
         tokenizer = read_tokenizer(directory)
@@ -62,8 +67,8 @@ def load_pretrained(directory: Path | str, *, heads: Collection[str] = ()) -> Pr
     lacking = [head for head in missing if head in heads]
     if lacking:
         raise DataError(
-            f"{directory} lacks what this needs, a trained {' and '.join(lacking)} head: "
-            "take a model that was saved with its pre-training heads, or train them "
+            f"{directory} lacks what this needs, a trained head {' and '.join(lacking)}: take a "
+            "model that was saved with its pre-training heads, or train them from this one "
             "(--config.init_from)"
         )
     return Pretrained(config, params, tokenizer, missing)
@@ -75,9 +80,16 @@ def find_format(directory: Path) -> str:
     Raises:
         DataError: none.
     """
-    if not (directory / "config.json").exists():
+    has_google, has_other = ((directory / name).exists() for name in (CONFIG, "config.json"))
+    if not has_google and not has_other:
         raise DataError(
             f"{directory} holds no model: expected a run directory or a Hugging Face directory, "
-            "both with a config.json"
+            f"both with a config.json, or a Google directory with a {CONFIG}"
         )
-    return "huggingface" if "model_type" in read_json(directory / "config.json") else "orbax"
+    if has_other and "config" in read_json(directory / "config.json"):
+        return "orbax"
+    return "google" if has_google and not _has_huggingface_weights(directory) else "huggingface"
+
+
+def _has_huggingface_weights(directory: Path) -> bool:
+    return any(directory.glob("model*.safetensors")) or any(directory.glob("pytorch_model*.bin"))

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One table between our parameter tree and the tensor names of other formats, read both ways.
+"""Our parameter tree as the tensors of other formats, and back.
 
 Our tree keeps the layers stacked, query, key and value fused, heads apart, kernels as [in, out] and
-the vocabulary padded. The table only names things: how a tensor is cut, merged, transposed or
-padded follows from the logical axes of our parameter (`bert_jax.partitioning.PARAMETER_AXES`), so
-that one rule serves every row and both directions, and no bit of a weight changes on the way.
+the vocabulary padded. The table (`bert_jax.convert.names`) only names things: how a tensor is cut,
+merged, transposed or padded follows from the logical axes of our parameter
+(`bert_jax.partitioning.PARAMETER_AXES`), so that one rule serves every row and both directions, and
+no bit of a weight changes on the way.
 
 Conversion is strict: every tensor of the source and every parameter of the target is accounted for,
 or a `DataError` lists all that are not.
 """
 
-import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert_jax.config import BertConfig
+from bert_jax.convert.names import TABLE, Naming, Row
 from bert_jax.partitioning import PARAMETER_AXES
 from data_pipeline.errors import DataError
 
@@ -26,77 +27,6 @@ Index = tuple[int | slice, ...]
 
 HEADS = ("pooler", "mlm", "nsp")  # what an encoder-only source may lack, each as a whole
 PARTS = ("query", "key", "value")  # order of the fused axis "qkv"
-
-
-class Row(NamedTuple):
-    """A parameter of ours and its names elsewhere; {layer} and {part} stand for what we stack."""
-
-    path: str
-    huggingface: str
-
-
-TABLE = (
-    Row("embeddings/word", "bert.embeddings.word_embeddings.weight"),
-    Row("embeddings/position", "bert.embeddings.position_embeddings.weight"),
-    Row("embeddings/segment", "bert.embeddings.token_type_embeddings.weight"),
-    Row("embeddings/norm/scale", "bert.embeddings.LayerNorm.weight"),
-    Row("embeddings/norm/bias", "bert.embeddings.LayerNorm.bias"),
-    Row("encoder/attention/qkv/kernel", "bert.encoder.layer.{layer}.attention.self.{part}.weight"),
-    Row("encoder/attention/qkv/bias", "bert.encoder.layer.{layer}.attention.self.{part}.bias"),
-    Row(
-        "encoder/attention/output/kernel",
-        "bert.encoder.layer.{layer}.attention.output.dense.weight",
-    ),
-    Row("encoder/attention/output/bias", "bert.encoder.layer.{layer}.attention.output.dense.bias"),
-    Row(
-        "encoder/attention/norm/scale",
-        "bert.encoder.layer.{layer}.attention.output.LayerNorm.weight",
-    ),
-    Row(
-        "encoder/attention/norm/bias", "bert.encoder.layer.{layer}.attention.output.LayerNorm.bias"
-    ),
-    Row("encoder/mlp/up/kernel", "bert.encoder.layer.{layer}.intermediate.dense.weight"),
-    Row("encoder/mlp/up/bias", "bert.encoder.layer.{layer}.intermediate.dense.bias"),
-    Row("encoder/mlp/down/kernel", "bert.encoder.layer.{layer}.output.dense.weight"),
-    Row("encoder/mlp/down/bias", "bert.encoder.layer.{layer}.output.dense.bias"),
-    Row("encoder/mlp/norm/scale", "bert.encoder.layer.{layer}.output.LayerNorm.weight"),
-    Row("encoder/mlp/norm/bias", "bert.encoder.layer.{layer}.output.LayerNorm.bias"),
-    Row("pooler/kernel", "bert.pooler.dense.weight"),
-    Row("pooler/bias", "bert.pooler.dense.bias"),
-    Row("mlm/dense/kernel", "cls.predictions.transform.dense.weight"),
-    Row("mlm/dense/bias", "cls.predictions.transform.dense.bias"),
-    Row("mlm/norm/scale", "cls.predictions.transform.LayerNorm.weight"),
-    Row("mlm/norm/bias", "cls.predictions.transform.LayerNorm.bias"),
-    Row("mlm/bias", "cls.predictions.bias"),
-    Row("nsp/kernel", "cls.seq_relationship.weight"),
-    Row("nsp/bias", "cls.seq_relationship.bias"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Naming:
-    """Another format: its column of the table and what it does differently from us.
-
-    Attributes:
-        column: field of `Row` that holds its names.
-        transposed: our paths whose matrix it stores as [out, in].
-        copies: names that may repeat another tensor (tied weights) -> the name they repeat.
-    """
-
-    column: str
-    transposed: frozenset[str]
-    copies: Mapping[str, str]
-
-
-# torch.nn.Linear keeps its weight as [out, in]. The decoder shares the word table and its bias.
-HUGGINGFACE = Naming(
-    column="huggingface",
-    transposed=frozenset(row.path for row in TABLE if row.path.endswith("/kernel")),
-    copies={
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
-)
 
 
 class Piece(NamedTuple):
@@ -128,7 +58,7 @@ def axis_sizes(config: BertConfig) -> dict[str, int]:
 def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter of the model."""
     sizes = axis_sizes(config)
-    return {path: tuple(sizes[axis] for axis in axes) for path, axes in PARAMETER_AXES.items()}
+    return {row.path: tuple(sizes[axis] for axis in PARAMETER_AXES[row.path]) for row in TABLE}
 
 
 def pieces(config: BertConfig, row: Row, naming: Naming) -> Iterator[Piece]:
@@ -146,7 +76,7 @@ def pieces(config: BertConfig, row: Row, naming: Naming) -> Iterator[Piece]:
                 "vocab": slice(config.vocab_size),
             }
             yield Piece(
-                name=getattr(row, naming.column).format(layer=layer, part=PARTS[part]),
+                name=naming.name(row, layer, PARTS[part]),
                 place=tuple(choice.get(axis, slice(None)) for axis in axes),
                 shape=tuple(reversed(shape) if transposed else shape),
                 transposed=transposed,
@@ -156,14 +86,18 @@ def pieces(config: BertConfig, row: Row, naming: Naming) -> Iterator[Piece]:
 def export_tensors(config: BertConfig, params: Parameters, naming: Naming) -> dict[str, np.ndarray]:
     """Our parameters as the tensors of another format, dtypes kept, copies left out.
 
+    Heads that `params` lack as a whole are left out.
+
     Raises:
         DataError: the tree is not that of `config`; lists every parameter that differs.
     """
     flat = flatten(params)
     shapes = parameter_shapes(config)
-    _check("parameters", {path: array.shape for path, array in flat.items()}, shapes)
+    rows = [row for row in TABLE if _top(row) not in HEADS or _top(row) in params]
+    expected = {row.path: shapes[row.path] for row in rows}
+    _check("parameters", {path: array.shape for path, array in flat.items()}, expected)
     tensors = {}
-    for row in TABLE:
+    for row in rows:
         for piece in pieces(config, row, naming):
             matrix = flat[row.path][piece.place]
             if piece.transposed:

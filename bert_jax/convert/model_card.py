@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of an export: recipe, data, figures and licence, from what the run recorded."""
+"""The README.md of a converted model: recipe, data, figures and licence as a run recorded them."""
 
 import importlib.metadata
 from pathlib import Path
@@ -8,50 +8,72 @@ from typing import Any
 from bert_jax import run_directory
 from bert_jax.config import BertConfig
 from bert_jax.convert.files import read_json
+from bert_jax.convert.load import Pretrained, find_format
+
+SOURCE_CARD = "SOURCE_README.md"  # the card that came with weights of another origin
 
 _FRONT_MATTER = """---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {task}
 tags:
 - bert
 - jax
 ---
 """
-_USE = """
+_TRANSFORMERS = """
 ## Use
 
 ```python
 from transformers import pipeline
 
-fill = pipeline("fill-mask", model="{directory}")
-print(fill("The ship sailed across the {mask}."))
+run = pipeline("{task}", model="{directory}")
+print(run("The ship sailed across the {blank}."))
 ```
-
-The weights are a `BertForPreTraining`: encoder, pooler, masked-LM head and next-sentence head
-(label 0: the second text follows the first, 1: it does not).
 """
+_ORIGINAL = """
+## Use
+
+With the scripts of google-research/bert:
+
+```
+python run_classifier.py --bert_config_file={directory}/bert_config.json \\
+  --vocab_file={directory}/vocab.txt --init_checkpoint={directory}/bert_model.ckpt \\
+  --do_lower_case={lower_case} ...
+```
+"""
+_HEADS = {
+    "pooler": "pooler",
+    "mlm": "masked-LM head",
+    "nsp": "next-sentence head (label 0: the second text follows the first, 1: it does not)",
+}
 
 
-def model_card(directory: Path, config: BertConfig, target: Path, mask: str) -> str:
+def model_card(source: Path, target: Path, found: Pretrained, target_format: str) -> str:
     """Text of README.md.
 
     Args:
-        directory: the run that is exported.
-        config: its model.
-        target: where the export goes, for the example.
-        mask: the mask token.
+        source: directory that is converted.
+        target: where the result goes, for the example.
+        found: the model that is converted.
+        target_format: of `bert_jax.convert.load.FORMATS`.
     """
-    described = run_directory.read_config(directory)
+    is_run = find_format(source) == "orbax"
+    described: dict[str, Any] = {"config": {}, "imported_from": source.name}
+    if is_run:
+        described = run_directory.read_config(source)
     recipe = described["config"]
-    summary_path = directory / "summary.json"
-    summary = read_json(summary_path) if summary_path.exists() else {}
+    summary_path = source / "summary.json"
+    summary = read_json(summary_path) if is_run and summary_path.exists() else {}
+    carried = any((source / name).exists() for name in (SOURCE_CARD, "README.md"))
     sections = [
-        _FRONT_MATTER,
         f"# {recipe.get('name', target.name)}\n",
-        _origin(described),
-        _table("Model", _model_rows(config, summary)),
-        _USE.format(directory=target.name, mask=mask),
+        _origin(described, carried),
+        _table("Model", _model_rows(found.config, summary)),
+        _use(found, target.name, target_format),
+        _parts(found),
     ]
+    if target_format == "huggingface":
+        sections.insert(0, _FRONT_MATTER.format(task=_task(found)))
     if "phases" in recipe:
         sections.append(_table("Training", _recipe_rows(recipe, summary)))
         sections.append(_data(Path(recipe["data"]["store"]) / "store.json"))
@@ -60,14 +82,35 @@ def model_card(directory: Path, config: BertConfig, target: Path, mask: str) -> 
     return "\n".join(sections)
 
 
-def _origin(described: dict[str, Any]) -> str:
+def _origin(described: dict[str, Any], carried: bool) -> str:
     version = importlib.metadata.version("bert-jax")
-    if "imported_from" in described:
-        text = f"BERT, converted by bert_jax {version} from {described['imported_from']}."
-        if described["fresh_heads"]:
-            text += f" These heads have random values: {', '.join(described['fresh_heads'])}."
-        return text + "\n"
-    return f"BERT, pre-trained from scratch in JAX by bert_jax {version}.\n"
+    if "imported_from" not in described:
+        return f"BERT, pre-trained from scratch in JAX by bert_jax {version}.\n"
+    text = f"BERT, converted by bert_jax {version} from {described['imported_from']}."
+    if carried:
+        text += f" Data, licence and figures are those of the source: see {SOURCE_CARD}."
+    return text + "\n"
+
+
+def _task(found: Pretrained) -> str:
+    return "feature-extraction" if "mlm" in found.missing else "fill-mask"
+
+
+def _use(found: Pretrained, directory: str, target_format: str) -> str:
+    if target_format == "google":
+        lower_case = found.tokenizer.settings["lower_case"]
+        return _ORIGINAL.format(directory=directory, lower_case=lower_case)
+    mask = found.tokenizer.tokens[found.tokenizer.special.mask]
+    blank = "sea" if "mlm" in found.missing else mask
+    return _TRANSFORMERS.format(task=_task(found), directory=directory, blank=blank)
+
+
+def _parts(found: Pretrained) -> str:
+    there = ["encoder", *(text for head, text in _HEADS.items() if head not in found.missing)]
+    text = f"The weights: {', '.join(there)}."
+    if found.missing:
+        text += f" Never trained, and not here: {', '.join(found.missing)}."
+    return text + "\n"
 
 
 def _table(title: str, rows: dict[str, Any]) -> str:

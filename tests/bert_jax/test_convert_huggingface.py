@@ -9,7 +9,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bert_jax.convert.huggingface import (
-    FIELDS,
     add_fresh_heads,
     export_huggingface,
     from_huggingface_config,
@@ -17,6 +16,7 @@ from bert_jax.convert.huggingface import (
     to_huggingface_config,
 )
 from bert_jax.convert.mapping import HEADS, flatten
+from bert_jax.convert.model_config import FIELDS
 from data_pipeline.errors import DataError
 from tests.bert_jax.tiny_model import VOCABULARY, random_params, tiny_config, tiny_tokenizer
 
@@ -174,7 +174,7 @@ def test_a_truncated_file_is_noticed(exported, kept):
 
 def test_a_file_that_is_not_there(exported):
     (exported[2] / "model.safetensors").unlink()
-    with pytest.raises(DataError, match="pytorch_model.bin or a sharded model has to be saved"):
+    with pytest.raises(DataError, match="export holds no weights: model.safetensors or"):
         load_huggingface(exported[2])
     (exported[2] / "config.json").unlink()
     with pytest.raises(DataError, match="config.json is missing: .* is no model directory"):

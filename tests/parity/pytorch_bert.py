@@ -14,12 +14,12 @@ from transformers import BertForPreTraining
 
 from bert_jax.convert.huggingface import to_huggingface_config
 from bert_jax.convert.mapping import (
-    HUGGINGFACE,
     export_tensors,
     import_tensors,
     parameter_shapes,
     unflatten,
 )
+from bert_jax.convert.names import HUGGINGFACE
 
 # Models this small gain nothing from threads, and waiting threads take the cores from JAX.
 torch.set_num_threads(1)

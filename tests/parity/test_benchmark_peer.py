@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bert_jax.config import BertConfig
-from bert_jax.convert.mapping import HUGGINGFACE, import_tensors
+from bert_jax.convert.mapping import import_tensors
+from bert_jax.convert.names import HUGGINGFACE
 from bert_jax.model import apply_pretraining
 from bert_jax.tasks import pretraining_loss, pretraining_terms
 from data_pipeline.batch import BatchSpec
