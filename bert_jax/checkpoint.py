@@ -22,7 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from bert_jax import checkpoint_directory, distributed, manifest
+from bert_jax import agreement, checkpoint_directory, manifest
 from bert_jax.manifest import DamageError
 from data_pipeline.errors import DataError, DiskError
 
@@ -50,7 +50,7 @@ class Checkpoints:
         self._keep_last = keep_last
         self._best_metric = keep_best_metric
         self._metrics: dict[int, dict[str, float]] = {}  # of every step that is there
-        found = distributed.from_primary(self._open)
+        found = agreement.from_primary(self._open)
         self._metrics.update({step: metrics for step, metrics in found})
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
@@ -96,7 +96,7 @@ class Checkpoints:
         """
         self._finish()
         expected = manifest.describe(abstract_state)
-        step = distributed.from_primary(lambda: self._newest_good(expected))
+        step = agreement.from_primary(lambda: self._newest_good(expected))
         self._metrics = {
             other: metrics
             for other, metrics in self._metrics.items()
@@ -190,14 +190,14 @@ class Checkpoints:
         """Waits for Orbax, vouches for what it wrote, deletes what is no longer needed."""
         try:
             self._checkpointer.wait_until_finished()
-            if distributed.primary():
+            if agreement.primary():
                 manifest.write(self._path(step), step, arrays, metrics)
         except Exception as error:  # a full disk comes as a ValueError from TensorStore
             raise self._save_failed(step, error) from error
         self._metrics[step] = metrics
         for old in self._metrics.keys() - self._kept():
             del self._metrics[old]
-            if distributed.primary():
+            if agreement.primary():
                 checkpoint_directory.delete(self._path(old))
         return step
 

@@ -1,42 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes as one run: they find each other, agree, and none outlives the others.
+"""Several processes as one run: they find each other, and none outlives the others.
 
-One process a host, all started with the same command. What they tell each other besides gradients
-goes through JAX's coordination service, which process 0 hosts: a small table of strings. With one
-process nothing is started and every function here is trivial.
-
-`joined` starts and ends it all. Inside, a thread looks every second whether the others are there.
-A process that fails says why before it leaves, and one that is lost is missed within the time-out;
-either way all the others leave with that reason.
+One process a host, all started with the same command. Inside `joined` a thread looks every second
+whether the others are there. A process that fails says why before it leaves, and one that is lost
+is missed within the time-out; either way all the others leave with that reason. With one process
+nothing is started.
 """
 
 import contextlib
+import ctypes
 import dataclasses
-import itertools
+import faulthandler
 import json
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed as jax_distributed  # the table of strings has no public name
 
-from data_pipeline import errors
-from data_pipeline.errors import ConfigError, PeerLost, Preempted, UsageError, UserError
+from bert_jax import agreement
+from bert_jax.agreement import client, first_line, host_name
+from data_pipeline.errors import (
+    EXIT_PEER_LOST,
+    ConfigError,
+    PeerLost,
+    Preempted,
+    UsageError,
+    UserError,
+)
 
 _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 3 * _POLL_SECONDS  # process 0 stays so long for the others to read why
-_ANSWER_SECONDS = 600  # for the slowest process to come to the same place
 _PLATFORMS = ("", "cpu", "gpu", "tpu")
 
-_numbers = itertools.count()  # of exchanges; all processes make the same ones in the same order
-_hosts: list[str] = []
 _peer_seconds = [60]  # of the cluster that was joined
+_last_step = [0.0]  # when the newest step was made, by time.monotonic
+_leaving = threading.Lock()
+_abort_handlers: list[Any] = []  # kept alive
+_RESUME = "what was saved is intact, and the same command on all hosts resumes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Cluster:
         platform: "tpu", "gpu" or "cpu" that the run must be on; empty for what JAX finds.
         start_seconds: how long to wait for all processes at the start.
         peer_seconds: after so many seconds without a sign of life a process counts as lost.
+        stall_seconds: after so long without a step, which may include compiling and evaluating,
+            the run counts as stuck.
     """
 
     coordinator: str = ""
@@ -59,6 +68,7 @@ class Cluster:
     platform: str = ""
     start_seconds: int = 300
     peer_seconds: int = 60
+    stall_seconds: int = 1800
 
     def __post_init__(self) -> None:
         if self.platform not in _PLATFORMS:
@@ -85,87 +95,28 @@ def joined(cluster: Cluster) -> Iterator[None]:
     """
     if cluster.platform:
         # Without, JAX takes the CPU with a warning where an accelerator does not start.
-        jax.config.update("jax_platforms", cluster.platform.replace("gpu", "cuda"))
+        jax.config.update("jax_platforms", cluster.platform)
     if cluster.coordinator or cluster.platform == "tpu":
         _start(cluster)
     _peer_seconds[0] = cluster.peer_seconds
-    with leave_together():
-        _check_platform(cluster.platform)
-        if jax.process_count() == 1:
+    done = threading.Event()
+    try:
+        with leave_together():
+            _check_platform(cluster.platform)
+            if jax.process_count() > 1:
+                agreement.introduce(socket.gethostname())
+                step_made()
+                threading.Thread(target=_watch, args=(done, cluster), daemon=True).start()
             yield
-            return
-        _hosts[:] = gather(socket.gethostname())
-        done = threading.Event()
-        threading.Thread(target=_watch, args=(done,), daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
+    finally:
+        done.set()
+        if client() is not None:
             _end()
 
 
-def primary() -> bool:
-    """Whether this is process 0, which alone writes what is written once."""
-    return jax.process_index() == 0
-
-
-def host_name(process: int) -> str:
-    """How messages call a process."""
-    return f"process {process} on {_hosts[process]}" if _hosts else f"process {process}"
-
-
-def gather(value: str) -> list[str]:
-    """The values that all processes pass in this call, by process.
-
-    Raises:
-        PeerLost: a process did not come to this call.
-    """
-    if jax.process_count() == 1:
-        return [value]
-    name = f"gather/{next(_numbers)}"
-    _client().key_value_set(f"{name}/{jax.process_index()}", value)
-    return [_wait_for(f"{name}/{process}", process) for process in range(jax.process_count())]
-
-
-def from_primary(action: Callable[[], Any]) -> Any:
-    """Calls `action` in process 0 alone and returns its result (JSON) in every process.
-
-    Raises:
-        UserError: `action` raised it; in every process alike.
-    """
-    if jax.process_count() == 1:
-        return action()
-    name = f"primary/{next(_numbers)}"
-    if not primary():
-        answer = json.loads(_wait_for(name, 0))
-        if "error" in answer:
-            raise getattr(errors, answer["error"])(answer["message"])
-        return answer["result"]
-    try:
-        result = action()
-    except UserError as error:
-        _client().key_value_set(
-            name, json.dumps({"error": type(error).__name__, "message": str(error)})
-        )
-        raise
-    _client().key_value_set(name, json.dumps({"result": result}))
-    return result
-
-
-def offer(key: str, value: str) -> None:
-    """Puts `value` under `key` for all processes, unless one of them has done so already."""
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        _client().key_value_set(key, value)
-
-
-def look_up(key: str) -> str | None:
-    """What a process has put under `key`, without waiting."""
-    try:
-        return _client().key_value_try_get(key)
-    except jax.errors.JaxRuntimeError as error:
-        if "NOT_FOUND" in str(error):
-            return None
-        raise
+def step_made() -> None:
+    """Tells that the run gets on; called after every step."""
+    _last_step[0] = time.monotonic()
 
 
 @contextlib.contextmanager
@@ -180,7 +131,7 @@ def leave_together() -> Iterator[None]:
     except Preempted:
         raise
     except BaseException as error:
-        if jax_distributed.global_state.client is None or jax.process_count() == 1:
+        if client() is None or jax.process_count() == 1:
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(_peer_seconds[0] + 5)  # if a lost process is the cause, `_watch` will say so
@@ -189,11 +140,12 @@ def leave_together() -> Iterator[None]:
         else:
             traceback.print_exc()
             message, code = f"{type(error).__name__}: {error}", 70
-        offer(f"failed/{jax.process_index()}", json.dumps({"message": message, "code": code}))
+        _announce(message, code)
         _leave(message, code)
 
 
 def _start(cluster: Cluster) -> None:
+    _translate_abort()
     jax.config.update("jax_enable_recoverability", True)  # else JAX aborts before we say why
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM; see preemption
     known = (
@@ -221,7 +173,7 @@ def _start(cluster: Cluster) -> None:
             ) from error
         raise PeerLost(
             f"process {cluster.process} of {cluster.processes} did not find the others within "
-            f"{cluster.start_seconds} s through {cluster.coordinator} ({_first_line(error)}); is "
+            f"{cluster.start_seconds} s through {cluster.coordinator} ({first_line(error)}); is "
             "process 0 running there, is the port open and free, and is --processes the same, and "
             "--process another one, everywhere?"
         ) from error
@@ -232,7 +184,7 @@ def _check_platform(platform: str) -> None:
         found = jax.default_backend()
     except RuntimeError as error:
         raise ConfigError(
-            f"JAX finds no {platform or 'device'} ({_first_line(error)}); is another process using "
+            f"JAX finds no {platform or 'device'} ({first_line(error)}); is another process using "
             "it, and is JAX installed for it?"
         ) from error
     if platform and found != platform:
@@ -241,25 +193,25 @@ def _check_platform(platform: str) -> None:
 
 def _end() -> None:
     """Process 0 hosts the service, so it goes last."""
-    client = _client()
-    client.wait_at_barrier("end", _ANSWER_SECONDS * 1000)
-    if primary():
-        client.get_live_nodes(list(range(jax.process_count())))  # returns when the others are gone
+    client().wait_at_barrier("end", agreement.ANSWER_SECONDS * 1000)
+    if agreement.primary():
+        client().get_live_nodes(
+            list(range(jax.process_count()))
+        )  # returns when the others are gone
     jax.distributed.shutdown()
 
 
-def _watch(done: threading.Event) -> None:
-    processes = range(jax.process_count())
+def _watch(done: threading.Event, cluster: Cluster) -> None:
+    processes = list(range(jax.process_count()))
     while not done.wait(_POLL_SECONDS):
         try:
-            failures = _client().key_value_dir_get("failed/")
-            missing = set(processes) - set(_client().get_live_nodes(list(processes)))
+            failures = client().key_value_dir_get("failed/")
+            missing = set(processes) - set(client().get_live_nodes(processes))
         except jax.errors.JaxRuntimeError as error:
-            reason = f"{host_name(0)}, the coordinator, cannot be reached ({_first_line(error)})"
             failures, missing = [], {0}
+            reason = f"the coordinator cannot be reached ({first_line(error)})"
         else:
-            names = " and ".join(host_name(process) for process in sorted(missing))
-            reason = f"{names} gave no sign of life for {_peer_seconds[0]} s"
+            reason = f"no sign of life for {cluster.peer_seconds} s"
         if done.is_set():
             return
         for key, value in failures:
@@ -267,33 +219,42 @@ def _watch(done: threading.Event) -> None:
             name = host_name(int(key.rpartition("/")[2]))
             _leave(f"{name} has stopped: {failure['message']}", failure["code"])
         if missing:
-            _leave(
-                f"{reason}; what was saved is intact, and the same command on all hosts resumes",
-                errors.EXIT_PEER_LOST,
-            )
+            names = " and ".join(host_name(process) for process in sorted(missing))
+            _leave(f"lost {names}: {reason}; {_RESUME}", EXIT_PEER_LOST)
+        if time.monotonic() - _last_step[0] > cluster.stall_seconds:
+            faulthandler.dump_traceback(all_threads=True)
+            message = f"no step was made for {cluster.stall_seconds} s (stacks above); {_RESUME}"
+            _announce(message, EXIT_PEER_LOST)
+            _leave(message, EXIT_PEER_LOST)
+
+
+def _announce(message: str, code: int) -> None:
+    failure = json.dumps({"message": message, "code": code})
+    agreement.offer(f"failed/{jax.process_index()}", failure)
 
 
 def _leave(message: str, code: int) -> NoReturn:
+    """Ends this process without unwinding; process 0 stays until the others know."""
+    if not _leaving.acquire(blocking=False):
+        time.sleep(3600)  # another thread is about to end the process
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    if primary():
+    if agreement.primary():
         time.sleep(_FAREWELL_SECONDS)
     os._exit(code)
 
 
-def _wait_for(key: str, process: int) -> str:
-    try:
-        return _client().blocking_key_value_get(key, _ANSWER_SECONDS * 1000)
-    except jax.errors.JaxRuntimeError as error:
-        raise PeerLost(
-            f"{host_name(process)} did not answer ({_first_line(error)}); what was saved is "
-            "intact, and the same command on all hosts resumes"
-        ) from error
+def _translate_abort() -> None:
+    """Where process 0 is gone, JAX aborts at once; this gives that the exit code of a lost host.
 
+    A handler made by `signal.signal` would never run: it waits for the interpreter's main thread.
+    """
 
-def _client() -> Any:
-    return jax_distributed.global_state.client
+    def handle(number: int) -> None:
+        text = f"error: JAX has ended this process: {host_name(0)}, the coordinator, is gone, "
+        os.write(2, f"{text}or see above; {_RESUME}\n".encode())
+        os._exit(EXIT_PEER_LOST)
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+    _abort_handlers.append(kind(handle))
+    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handlers[-1])

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import jax
 
-from bert_jax import distributed
+from bert_jax import agreement
 
 _KEY = "stop_after"
 
@@ -41,8 +41,8 @@ class StopRequest:
             return self.requested
         if self.requested and not self._told:
             self._told = True
-            distributed.offer(_KEY, str(step + 2))
-        last = distributed.look_up(_KEY)
+            agreement.offer(_KEY, str(step + 2))
+        last = agreement.look_up(_KEY)
         return last is not None and step >= int(last)
 
     def __exit__(

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from bert_jax import distributed
+from bert_jax import agreement
 from bert_jax.typed_mapping import differences
 from data_pipeline.errors import ConfigError, OutputError
 
@@ -44,7 +44,7 @@ def check(description: dict[str, Any], workdir: Path) -> None:
         "tokenizer": description["tokenizer_fingerprint"],
         "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
     }
-    found = [json.loads(value) for value in distributed.gather(json.dumps(own))]
+    found = [json.loads(value) for value in agreement.gather(json.dumps(own))]
     lines = disagreements(found)
     if lines:
         raise ConfigError(
@@ -65,7 +65,7 @@ def disagreements(found: list[dict[str, Any]]) -> list[str]:
             if value == usual:
                 continue
             mine, others = found[process][key], json.loads(usual)
-            name = distributed.host_name(process)
+            name = agreement.host_name(process)
             if isinstance(mine, dict):
                 changed = [
                     line for line in differences(others, mine) if not line.startswith(_OWN_KEYS)
@@ -87,19 +87,19 @@ def code_fingerprint() -> str:
 
 def _check_shared(workdir: Path) -> None:
     """Every process leaves a file in the work directory, and process 0 must see them all."""
-    token = distributed.from_primary(lambda: uuid.uuid4().hex)
+    token = agreement.from_primary(lambda: uuid.uuid4().hex)
     probe = workdir / f"preflight-{token}-{jax.process_index()}"
     problem = ""
     try:
         probe.touch()
     except OSError as error:
         problem = f"cannot write into the work directory {workdir}: {error.strerror}"
-    problems = distributed.gather(problem)
+    problems = agreement.gather(problem)
     try:
         for process, text in enumerate(problems):
             if text:
-                raise OutputError(f"{distributed.host_name(process)} {text}")
-        distributed.from_primary(lambda: _await_all(workdir, token))
+                raise OutputError(f"{agreement.host_name(process)} {text}")
+        agreement.from_primary(lambda: _await_all(workdir, token))
     finally:
         probe.unlink(missing_ok=True)
 
@@ -109,7 +109,7 @@ def _await_all(workdir: Path, token: str) -> None:
     deadline = time.monotonic() + _APPEAR_SECONDS
     while missing := wanted.keys() - {path.name for path in workdir.iterdir()}:
         if time.monotonic() > deadline:
-            names = " and ".join(distributed.host_name(wanted[name]) for name in sorted(missing))
+            names = " and ".join(agreement.host_name(wanted[name]) for name in sorted(missing))
             raise OutputError(
                 f"{workdir} of {names} is not the directory of process 0: --workdir must be on a "
                 "file system that all hosts share"

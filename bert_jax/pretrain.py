@@ -31,6 +31,7 @@ _PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes make up th
 _PROCESS = flags.DEFINE_integer("process", -1, "Number of this process, from 0.")
 _START_SECONDS = flags.DEFINE_integer("start_seconds", 300, "How long to wait for all processes.")
 _PEER_SECONDS = flags.DEFINE_integer("peer_seconds", 60, "A process silent for so long is lost.")
+_STALL_SECONDS = flags.DEFINE_integer("stall_seconds", 1800, "No step for so long: stuck, end.")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         platform=_PLATFORM.value,
         start_seconds=_START_SECONDS.value,
         peer_seconds=_PEER_SECONDS.value,
+        stall_seconds=_STALL_SECONDS.value,
     )
     config = RunConfig.from_mapping(_load_recipe())
     with distributed.joined(cluster):

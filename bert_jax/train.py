@@ -18,7 +18,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bert_jax import distributed, partitioning, preflight, run_directory, run_lock, summary
+from bert_jax import agreement, distributed, partitioning, preflight, run_directory, run_lock, summary
 from bert_jax.checkpoint import Checkpoints, load_params
 from bert_jax.config import RunConfig
 from bert_jax.evaluate import HeldOut
@@ -68,7 +68,7 @@ def train_and_evaluate(config: RunConfig, workdir: Path) -> dict[str, Any]:
         UserError: anything the user can put right; what was saved stays intact.
     """
     with contextlib.ExitStack() as stack:
-        distributed.from_primary(lambda: stack.enter_context(run_lock.exclusive(workdir)))
+        agreement.from_primary(lambda: stack.enter_context(run_lock.exclusive(workdir)))
         run = prepare(config, workdir)
         stack.enter_context(contextlib.closing(run.checkpoints))
         stack.enter_context(distributed.leave_together())
@@ -78,7 +78,7 @@ def train_and_evaluate(config: RunConfig, workdir: Path) -> dict[str, Any]:
             run.config.steps,
             progress.step,
             tokens_left=run.config.token_slots(progress.step),
-            enabled=distributed.primary(),
+            enabled=agreement.primary(),
         )
         stack.enter_context(contextlib.closing(monitor))
         parameters = summary.count_parameters(run.config.model, state["params"])
@@ -96,7 +96,7 @@ def prepare(config: RunConfig, workdir: Path) -> Run:
     partitioning.check_divisible(config, mesh)
     description = run_directory.description(config, store)
     preflight.check(description, workdir)
-    distributed.from_primary(lambda: run_directory.begin(workdir, description, store))
+    agreement.from_primary(lambda: run_directory.begin(workdir, description, store))
     return Run(
         config=config,
         workdir=workdir,
@@ -187,6 +187,7 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
         progress.step += 1
         progress.wall_seconds = time.monotonic() - started
         window.add(progress.step, terms, batch)
+        distributed.step_made()
         profiler.after_step(progress.step, terms)
         monitor.count(examples=len(batch["input_ids"]), tokens=batch["input_ids"].size, wait=waited)
         stopping = stop.due(progress.step)
@@ -295,5 +296,5 @@ def finish(run: Run, state: State, progress: Progress, monitor: Monitor) -> dict
         validation=validation,
     )
     path = run.workdir / "summary.json"
-    distributed.from_primary(lambda: run_directory.write_json(path, content))
+    agreement.from_primary(lambda: run_directory.write_json(path, content))
     return content

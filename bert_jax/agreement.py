@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the processes of a run tell each other besides gradients, and what process 0 decides for all.
+
+It goes through JAX's coordination service, which process 0 hosts: a small table of strings. All
+processes make the same calls in the same order. With one process every call is trivial.
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax._src import distributed as jax_distributed  # the table of strings has no public name
+
+from data_pipeline import errors
+from data_pipeline.errors import PeerLost, UserError
+
+ANSWER_SECONDS = 600  # for the slowest process to come to the same call
+
+_numbers = itertools.count()  # of the calls
+_hosts: list[str] = []
+
+
+def introduce(host: str) -> None:
+    """Tells all processes, which call this once, on what host this one is."""
+    _hosts[:] = gather(host)
+
+
+def primary() -> bool:
+    """Whether this is process 0, which alone writes what is written once."""
+    return jax.process_index() == 0
+
+
+def host_name(process: int) -> str:
+    """How messages call a process."""
+    return f"process {process} on {_hosts[process]}" if _hosts else f"process {process}"
+
+
+def gather(value: str) -> list[str]:
+    """The values that all processes pass in this call, by process.
+
+    Raises:
+        PeerLost: a process did not come to this call.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    name = f"gather/{next(_numbers)}"
+    client().key_value_set(f"{name}/{jax.process_index()}", value)
+    return [_wait_for(f"{name}/{process}", process) for process in range(jax.process_count())]
+
+
+def from_primary(action: Callable[[], Any]) -> Any:
+    """Calls `action` in process 0 alone and returns its result (JSON) in every process.
+
+    Raises:
+        UserError: `action` raised it; in every process alike.
+    """
+    if jax.process_count() == 1:
+        return action()
+    name = f"primary/{next(_numbers)}"
+    if not primary():
+        answer = json.loads(_wait_for(name, 0))
+        if "error" in answer:
+            raise getattr(errors, answer["error"])(answer["message"])
+        return answer["result"]
+    try:
+        result = action()
+    except UserError as error:
+        client().key_value_set(
+            name, json.dumps({"error": type(error).__name__, "message": str(error)})
+        )
+        raise
+    client().key_value_set(name, json.dumps({"result": result}))
+    return result
+
+
+def offer(key: str, value: str) -> None:
+    """Puts `value` under `key` for all processes, unless one of them has done so already."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client().key_value_set(key, value)
+
+
+def look_up(key: str) -> str | None:
+    """What a process has put under `key`, without waiting."""
+    try:
+        return client().key_value_try_get(key)
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" in str(error):
+            return None
+        raise
+
+
+def _wait_for(key: str, process: int) -> str:
+    try:
+        return client().blocking_key_value_get(key, ANSWER_SECONDS * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        raise PeerLost(
+            f"{host_name(process)} did not answer ({first_line(error)}); what was saved is "
+            "intact, and the same command on all hosts resumes"
+        ) from error
+
+
+def client() -> Any:
+    """JAX's handle of the coordination service; None in a run of one process."""
+    return jax_distributed.global_state.client
+
+
+def first_line(error: Exception) -> str:
+    """What an error of JAX says, without its account of how it came to be."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
