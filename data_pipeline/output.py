@@ -19,19 +19,23 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class NpyWriter:
-    """Writes a one-dimensional `.npy` file whose length is known only at the end.
+    """Writes a `.npy` file whose length along the first axis is known only at the end.
 
     `close` writes the final length into the header, which NumPy pads for just this purpose.
     """
 
-    def __init__(self, path: Path, dtype: np.dtype | type[np.generic]) -> None:
+    def __init__(
+        self, path: Path, dtype: np.dtype | type[np.generic], row_shape: tuple[int, ...] = ()
+    ) -> None:
         self._dtype = np.dtype(dtype)
+        self._row_shape = row_shape
         self.length = 0
         self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
         self._write_header()
 
     def _write_header(self) -> None:
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length,)}
+        shape = (self.length, *self._row_shape)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def append(self, values: np.ndarray) -> None:
