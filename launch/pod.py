@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a run on one slice: rent, install, start, watch, resume, give back.
+
+Each step can be taken twice: what is there, installed or running is left alone. The loop that
+resumes is here too; what it decides by is in `launch.supervision`.
+"""
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Sequence
+
+from bert_jax.slices import Slice
+from data_pipeline.errors import Preempted, UserError
+from launch.arguments import Run
+from launch.code_archive import archive
+from launch.queued_resource import ABSENT, ACTIVE, COMING, NotReached, Rented, Unavailable
+from launch.supervision import RESUMABLE, Breaker, Report, Verdict, describe, judge, parse, progress
+
+ENDING_SECONDS = 300.0  # in which the hosts notice by themselves that one of them has ended
+ATTEMPTS = 5  # to reach hosts that are just starting
+
+
+class TrainingFailed(UserError):
+    """The trainer ended with a code that a restart would not change; it is this error's as well."""
+
+    def __init__(self, report: Report, log: str) -> None:
+        self.exit_code = report.exit_code or 1
+        super().__init__(
+            f"training ended with exit code {self.exit_code} on {report.host}, which a restart "
+            f"does not change; the end of its log:\n{log}"
+        )
+
+
+class CrashLoop(UserError):
+    """Restarts no longer bring the run any further."""
+
+    exit_code = 70
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """A slice and the commit that runs on it."""
+
+    rented: Rented
+    tpu: Slice
+    revision: str
+    poll: float  # seconds between two looks
+
+    def on_host(self, *given: str) -> str:
+        """The shell command that runs `launch.on_host` in the code of the commit."""
+        command = shlex.join(["python3", "-m", "launch.on_host", *given])
+        return f"cd bert_jax/{self.revision[:12]} && {command}"
+
+    def ssh(self, doing: str, *given: str, worker: str = "all") -> str:
+        """Output of `launch.on_host` on one or all hosts."""
+        return self.rented.ssh(doing, self.on_host(*given), worker)
+
+
+def create(rented: Rented, tpu: Slice) -> None:
+    """Asks for the slice unless it is there or coming; what is left of a lost one is deleted."""
+    state, _ = rented.state()
+    if rented.cloud.dry_run:
+        state = ABSENT
+    if state in COMING or (state == ACTIVE and not rented.node_preempted()):
+        print(f"{rented.name}: {state} already", flush=True)
+        return
+    if state != ABSENT:
+        print(f"{rented.name}: {state}, but of no use any more; asking for it anew", flush=True)
+        rented.delete()
+    rented.create(tpu)
+
+
+def install(pod: Pod) -> None:
+    """Brings the commit and its packages to every host."""
+    path = archive(pod.revision, pod.rented.cloud)
+    pod.rented.copy(str(path), path.name)
+    code = f"bert_jax/{pod.revision[:12]}"
+    unpack = f"mkdir -p {code} && tar -xzf {path.name} -C {code}"
+    doing = f"install on {pod.rented.name}"
+    print(pod.rented.ssh(doing, f"{unpack} && {pod.on_host('install')}"), end="", flush=True)
+
+
+def start(pod: Pod, run: Run) -> None:
+    """Starts the trainer on every host where it does not run."""
+    given = [f"--config={run.config}", f"--workdir={run.workdir}", f"--store={run.store}"]
+    given += ["--copy"] if run.stage else []
+    output = pod.ssh(f"start training on {pod.rented.name}", "start", *given, "--", *run.overrides)
+    print(output, end="", flush=True)
+
+
+def launch(pod: Pod, run: Run) -> None:
+    """From whatever there is to a slice that trains; waits as long as none is free.
+
+    Raises:
+        CloudError: the cloud refuses, or the hosts of the slice do not answer.
+    """
+    missed = 0
+    while True:
+        try:
+            create(pod.rented, pod.tpu)
+            pod.rented.wait(pod.poll)
+            install(pod)
+            start(pod, run)
+            return
+        except Unavailable as error:
+            print(f"{pod.rented.name}: {error}", flush=True)
+        except NotReached as error:
+            missed += 1
+            if missed == ATTEMPTS:
+                raise
+            print(f"{pod.rented.name}: {error}", flush=True)
+        time.sleep(pod.poll)
+
+
+def watch(pod: Pod) -> tuple[Verdict, list[Report]]:
+    """Prints how the run does until it ends; no reports mean that the slice was lost."""
+    ending_since, shown = None, ""
+    while True:
+        try:
+            output = pod.ssh(f"look at the run on {pod.rented.name}", "status")
+        except NotReached as error:
+            state, _ = pod.rented.state()
+            if state != ACTIVE or pod.rented.node_preempted():
+                print(f"{pod.rented.name}: the slice was taken away ({state})", flush=True)
+                return Verdict.RESUME, []
+            print(f"{pod.rented.name}: {error}", flush=True)
+            time.sleep(pod.poll)
+            continue
+        if pod.rented.cloud.dry_run:
+            return Verdict.DONE, []
+        reports = parse(output)
+        if (line := describe(reports)) != shown:
+            print(f"{pod.rented.name}: {line}", flush=True)
+            shown = line
+        verdict = judge(reports, pod.tpu.hosts)
+        if verdict is Verdict.ENDING:
+            ending_since = ending_since or time.monotonic()
+            if time.monotonic() - ending_since > ENDING_SECONDS:
+                pod.ssh("stop the hosts that are left", "stop", "--resumes")
+        elif verdict is not Verdict.RUNNING:
+            return verdict, reports
+        time.sleep(pod.poll)
+
+
+def keep_running(pod: Pod, run: Run) -> None:
+    """Watches and resumes until the run is done.
+
+    Raises:
+        TrainingFailed: the trainer's own reason is final.
+        CrashLoop: restarts do not bring the run any further.
+        Preempted: somebody stopped it.
+    """
+    breaker, saved = Breaker(), -1
+    while True:
+        verdict, reports = watch(pod)
+        saved = max(saved, progress(reports))
+        if verdict is not Verdict.RESUME:
+            conclude(pod, verdict, reports)
+            return
+        # Losing the machines is not the run's fault: only restarts on a living slice count.
+        if reports and not breaker.allows(saved):
+            log = _log(pod)
+            raise CrashLoop(
+                f"several restarts found no newer checkpoint than "
+                f"{saved if saved >= 0 else 'the beginning'}; the end of the log:\n{log}"
+            )
+        place = f"checkpoint {saved}" if saved >= 0 else "the beginning"
+        print(f"{pod.rented.name}: resuming from {place}", flush=True)
+        launch(pod, run)
+
+
+def conclude(pod: Pod, verdict: Verdict, reports: Sequence[Report]) -> None:
+    """Says how a run ended.
+
+    Raises:
+        TrainingFailed, Preempted: it is not done.
+    """
+    if verdict is Verdict.DONE:
+        print(f"{pod.rented.name}: training is done", flush=True)
+        return
+    if verdict is Verdict.STOPPED:
+        raise Preempted(f"{pod.rented.name} was stopped and has saved; `up` or `start` resumes it")
+    if verdict is Verdict.RESUME:
+        raise Preempted(
+            f"the run on {pod.rented.name} was interrupted; `up` or `relaunch` resumes it"
+        )
+    final = [report for report in reports if report.exit_code not in (None, 0, *RESUMABLE)]
+    raise TrainingFailed(final[0], _log(pod))
+
+
+def _log(pod: Pod) -> str:
+    return pod.ssh("read the log", "log", "--lines=40", worker="0")

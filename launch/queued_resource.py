@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One slice as a queued resource of the Cloud TPU API: ask for it, look at it, reach it, delete it.
+
+Every function builds gcloud commands as lists. Source: `gcloud compute tpus queued-resources` and
+`tpu-vm` (ssh, scp, describe) of gcloud 528, states from the API's QueuedResourceState.
+"""
+
+import dataclasses
+import json
+import re
+import time
+from typing import Any
+
+from bert_jax.slices import Slice
+from launch.cloud import Cloud, CloudError, failure
+from launch.rentals import rental
+
+ABSENT, ACTIVE, PREEMPTED = "ABSENT", "ACTIVE", "PREEMPTED"
+COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
+TIERS = {"on-demand": [], "spot": ["--spot"], "reserved": ["--reserved"]}
+
+
+class NotReached(CloudError):
+    """A host did not answer: it may be starting, or gone."""
+
+
+class Unavailable(CloudError):
+    """The slice was taken away, or there is none free; asking again may help."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rented:
+    """A slice by its name, place and terms."""
+
+    cloud: Cloud
+    name: str
+    zone: str
+    project: str = ""  # "": gcloud's own setting
+    tier: str = "on-demand"
+    service_account: str = ""  # "": the project's default one
+    valid_until: str = ""  # give up waiting after, for example 6h
+    internal_ip: bool = False  # ssh from inside the network
+
+    @property
+    def where(self) -> list[str]:
+        """Flags that every command about it takes."""
+        return [f"--zone={self.zone}", *([f"--project={self.project}"] if self.project else [])]
+
+    @property
+    def delete_command(self) -> str:
+        """How a user ends the bill."""
+        return " ".join(["python -m launch.tpu_vm delete", f"--name={self.name}", *self.where])
+
+    def gcloud(self, group: str, verb: str, *arguments: str) -> list[str]:
+        """A command of `gcloud compute tpus`."""
+        return ["gcloud", "compute", "tpus", group, verb, *arguments, *self.where, "--quiet"]
+
+    def state(self) -> tuple[str, str]:
+        """State of the request and, where it failed, why. A preempted slice may still be ACTIVE.
+
+        Raises:
+            CloudError: the cloud cannot be asked.
+        """
+        command = self.gcloud("queued-resources", "describe", self.name, "--format=json")
+        answer = self.cloud.ask(command)
+        if answer.not_found:
+            return ABSENT, ""
+        if answer.status:
+            raise failure(f"look at {self.name}", answer.error)
+        if self.cloud.dry_run:
+            return ACTIVE, ""
+        content = _json(answer.output).get("state", {})
+        reason = content.get("failedData", {}).get("error", {}).get("message", "")
+        return content.get("state", "UNKNOWN"), reason
+
+    def node_preempted(self) -> bool:
+        """Whether the machines behind an ACTIVE request were taken away."""
+        answer = self.cloud.ask(self.gcloud("tpu-vm", "describe", self.name, "--format=json"))
+        if answer.status:
+            return answer.not_found
+        return _json(answer.output).get("state") in (PREEMPTED, "TERMINATED")
+
+    def create(self, tpu: Slice) -> None:
+        """Asks for the slice; it is there once its state is ACTIVE.
+
+        Raises:
+            CloudError: the cloud refuses.
+        """
+        arguments = [f"--accelerator-type={tpu.name}", f"--runtime-version={rental(tpu).runtime}"]
+        arguments += [f"--node-id={self.name}", *TIERS[self.tier]]
+        if self.service_account:
+            arguments.append(f"--service-account={self.service_account}")
+        if self.valid_until:
+            arguments.append(f"--valid-until-duration={self.valid_until}")
+        command = self.gcloud("queued-resources", "create", self.name, *arguments)
+        answer = self.cloud.ask(command)
+        if answer.status and "ALREADY_EXISTS" not in answer.error:
+            raise failure(f"ask for {self.name} in {self.zone}", answer.error)
+
+    def delete(self) -> bool:
+        """Deletes request and machines and waits for it; false if there was nothing to delete.
+
+        Raises:
+            CloudError: they could not be deleted.
+        """
+        answer = self.cloud.ask(self.gcloud("queued-resources", "delete", self.name, "--force"))
+        if answer.not_found:
+            return False
+        if answer.status:
+            raise failure(f"delete {self.name}", answer.error)
+        return True
+
+    def wait(self, poll: float) -> None:
+        """Returns once the slice is there.
+
+        Raises:
+            Unavailable: it was taken away, or there is none free.
+            CloudError: it cannot come: no quota, not asked for.
+        """
+        shown = ""
+        while True:
+            state, reason = self.state()
+            if state != shown:
+                print(f"{self.name}: {state}", flush=True)
+                shown = state
+            if state == ACTIVE:
+                return
+            if state == ABSENT:
+                raise CloudError(f"{self.name} does not exist in {self.zone}; `create` asks for it")
+            if state not in COMING:
+                error = failure(f"get {self.name}", reason or f"its state is {state}")
+                raise Unavailable(str(error)) if _may_come(state, reason) else error
+            time.sleep(poll)
+
+    def copy(self, path: str, target: str) -> None:
+        """Copies a file to the home directory of every host.
+
+        Raises:
+            CloudError: a host could not be reached.
+        """
+        command = self.gcloud(
+            "tpu-vm", "scp", path, f"{self.name}:{target}", "--worker=all", *self._ip()
+        )
+        self.cloud.run(f"copy the code to {self.name}", command)
+
+    def ssh(self, doing: str, remote: str, worker: str = "all") -> str:
+        """Output of a command on one or all hosts.
+
+        Raises:
+            CloudError: a host could not be reached, or the command failed on it.
+        """
+        command = self.gcloud(
+            "tpu-vm", "ssh", self.name, f"--worker={worker}", f"--command={remote}", *self._ip()
+        )
+        answer = self.cloud.ask(command)
+        if answer.status:
+            raise _remote_failure(doing, answer.output, answer.error)
+        return answer.output
+
+    def _ip(self) -> list[str]:
+        return ["--internal-ip"] if self.internal_ip else []
+
+
+def _may_come(state: str, reason: str) -> bool:
+    return (
+        state != "FAILED" or bool(re.search("capacity|EXHAUSTED", reason)) and "uota" not in reason
+    )
+
+
+def _remote_failure(doing: str, output: str, said: str) -> CloudError:
+    own = [line for line in (said + "\n" + output).splitlines() if line.startswith("error on ")]
+    if own:
+        return CloudError(f"cannot {doing}: " + "\n".join(sorted(set(own))))
+    error = failure(doing, said)
+    unreachable = "[255]" in said or "exit status 255" in said or "Connection " in said
+    return NotReached(str(error)) if unreachable else error
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CloudError(f"gcloud answered something that is no JSON: {text[:200]!r}") from error
