@@ -98,8 +98,8 @@ def run(command: Sequence[str], processes: int, devices: int, peer_seconds: int)
             if host.poll() is None:
                 host.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, pass_on)
     readers = []
     for number, host in enumerate(hosts):
         print(f"host {number} is process {host.pid}", flush=True)
