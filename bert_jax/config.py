@@ -160,11 +160,19 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from and how they are made (`create_pretraining_data.py`)."""
+    """Where examples come from and how they are made (`create_pretraining_data.py`).
+
+    `store` is a path, or several with their shares of the examples: "wiki:0.7,books:0.3". `pairs`
+    are "next_sentence", "sentence_order" (ALBERT) or "none" (RoBERTa: packed full sentences).
+    `dupe_factor` 0 makes masks that never come again; d repeats them every d epochs, as the d
+    copies in the original's files do.
+    """
 
     store: str
+    pairs: str = "next_sentence"
     short_sequence_probability: float = 0.1
     whole_word: bool = False
+    dupe_factor: int = 0
     reader: str = "auto"
 
     def __post_init__(self) -> None:
@@ -176,6 +184,12 @@ class DataConfig:
             0 <= self.short_sequence_probability <= 1,
             "data.short_sequence_probability must lie in [0, 1]",
         )
+        _require(
+            self.pairs in ("next_sentence", "sentence_order", "none"),
+            f"data.pairs {self.pairs!r} is not known: use 'next_sentence', 'sentence_order' or "
+            "'none'",
+        )
+        _require(self.dupe_factor >= 0, "data.dupe_factor must be positive, or 0 for fresh masks")
         _require(
             self.reader in ("auto", "tf.data", "threads"),
             f"data.reader {self.reader!r} is not known: use 'auto', 'tf.data' or 'threads'",

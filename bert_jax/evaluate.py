@@ -16,35 +16,33 @@ from jax.sharding import Mesh
 
 from bert_jax.partitioning import local_rows, to_devices
 from data_pipeline.batch import IS_RANDOM, Batch
-from data_pipeline.source import ExampleOptions, ExampleStream
-from data_pipeline.store import Store
+from data_pipeline.mixture import Mixture
+from data_pipeline.source import ExampleOptions
 
 SEED = 0  # of held-out examples, whatever the run's seed is
 
 
 class HeldOut:
-    """The held-out examples of a store at one sequence length.
+    """The held-out examples of a store, or of several mixed as in training, at one length.
 
     Attributes:
         examples: how many there are, at most what was asked for.
         unigram_entropy: nats; entropy of the masked tokens of these very examples. No model that
             ignores context can have a lower MLM loss on them, whatever frequencies it has learnt.
-        random_share: share of pairs with a random B, what a constant guess of "random" scores.
+        random_share: share of pairs with a random B, what a constant guess of "random" scores;
+            None where rows hold no pairs.
     """
 
     def __init__(
-        self, store: Store, *, length: int, examples: int, batch_size: int, options: ExampleOptions
+        self,
+        store: Mixture,
+        *,
+        length: int,
+        examples: int,
+        batch_size: int,
+        options: ExampleOptions,
     ) -> None:
-        continuation = store.tokenizer.continuation() if options.whole_word else None
-        self.stream = ExampleStream(
-            store.split("validation"),
-            store.special,
-            store.vocab_size,
-            length=length,
-            seed=SEED,
-            options=options,
-            continuation=continuation,
-        )
+        self.stream = store.stream("validation", length=length, seed=SEED, options=options)
         self.length = length
         self.batch_size = batch_size
         self.examples = min(examples, self.stream.examples)
@@ -56,7 +54,7 @@ class HeldOut:
             random_pairs += int(np.sum((batch["next_sentence_label"] == IS_RANDOM) * weights))
         shares = counts[counts > 0] / counts.sum()
         self.unigram_entropy = float(-np.sum(shares * np.log(shares)))
-        self.random_share = random_pairs / self.examples
+        self.random_share = None if options.pairs == "none" else random_pairs / self.examples
 
     def _batches(self, rows: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
         """Batches of the given rows, each with its row weights, float32 [rows]."""
@@ -73,7 +71,7 @@ class HeldOut:
         Returns:
             mlm_loss and nsp_loss in nats, mlm_accuracy and nsp_accuracy in [0, 1], loss (their
             sum), nsp_standard_error of the accuracy, and this set's unigram_entropy, random_share,
-            examples and length.
+            examples and length. Without pairs, nothing of nsp_ and random_share.
         """
         sums: dict[str, np.ndarray] = {}
         for batch, weights in self._batches(local_rows(mesh, self.batch_size)):
@@ -81,13 +79,17 @@ class HeldOut:
             terms = jax.device_get(step(params, to_devices(mesh, batch), row_weights))
             for name, pair in terms.items():
                 sums[name] = sums.get(name, 0) + np.asarray(pair, np.float64)
-        result = {name: float(total / weight) for name, (total, weight) in sums.items()}
-        accuracy = result["nsp_accuracy"]
-        return result | {
-            "loss": result["mlm_loss"] + result["nsp_loss"],
-            "nsp_standard_error": math.sqrt(accuracy * (1 - accuracy) / self.examples),
+        result = {name: float(total / weight) for name, (total, weight) in sums.items() if weight}
+        result |= {
+            "loss": result["mlm_loss"] + result.get("nsp_loss", 0.0),
             "unigram_entropy": self.unigram_entropy,
-            "random_share": self.random_share,
             "examples": self.examples,
             "length": self.length,
         }
+        if self.random_share is not None:
+            accuracy = result["nsp_accuracy"]
+            result |= {
+                "nsp_standard_error": math.sqrt(accuracy * (1 - accuracy) / self.examples),
+                "random_share": self.random_share,
+            }
+        return result

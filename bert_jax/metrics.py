@@ -64,7 +64,9 @@ class Window:
 
     def averages(self) -> dict[str, float]:
         """Weighted averages since the last call; `loss` is the sum of the tasks' losses."""
-        result = {name: float(total / weight) for name, (total, weight) in self._sums.items()}
+        result = {
+            name: float(total / weight) for name, (total, weight) in self._sums.items() if weight
+        }
         self._sums = {}
         losses = [value for name, value in result.items() if name.endswith("_loss")]
         return {"loss": sum(losses)} | result

@@ -20,7 +20,7 @@ import jax
 from bert_jax.config import RunConfig
 from bert_jax.typed_mapping import differences
 from data_pipeline.errors import ConfigError, DataError, DiskError
-from data_pipeline.store import Store
+from data_pipeline.mixture import Mixture
 
 # Settings that change how a run is carried out but not what it computes; a resume may differ.
 FREE_KEYS = (
@@ -30,7 +30,7 @@ FREE_KEYS = (
     "mesh.",
     "profile.",
     "data.reader",
-    "data.store",  # the path; what is in the store is held to its fingerprint
+    "data.store",  # the paths; content and shares are held to the fingerprint
     "model.unroll",
     "model.remat",
 )
@@ -48,18 +48,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def description(config: RunConfig, store: Store) -> dict[str, Any]:
+def description(config: RunConfig, store: Mixture) -> dict[str, Any]:
     """What identifies a run: kept in config.json and in every checkpoint."""
     return {
         "config": dataclasses.asdict(config),
         "store_fingerprint": store.fingerprint,
-        "tokenizer_fingerprint": store.manifest["tokenizer"]["fingerprint"],
+        "tokenizer_fingerprint": store.tokenizer_fingerprint,
         "backend": jax.default_backend(),
         "versions": versions(),
     }
 
 
-def begin(workdir: Path, current: dict[str, Any], store: Store) -> None:
+def begin(workdir: Path, current: dict[str, Any], store: Mixture) -> None:
     """Writes config.json and the tokenizer at the first start; at a resume compares.
 
     Raises:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: held-out figures of a trained run on a store.
+"""Command: held-out figures of any BERT on any store.
 
     python -m bert_jax.score --checkpoint=runs/demo --store=runs/demo/store [--examples=2048]
+    python -m bert_jax.score --checkpoint=bert-base-uncased --store=store --length=128 --length=512
 
-Prints MLM loss (nats), perplexity and accuracy, NSP accuracy with its standard error, and beside
-them what a model without context could reach on the very same masks: the unigram entropy.
+The checkpoint is a run, a Hugging Face or a Google directory. Prints MLM loss (nats), perplexity
+and accuracy, NSP accuracy with its standard error, and beside them what a model without context
+could reach on the very same masks: the unigram entropy. Examples are made as the run made its own;
+without a run, as the original makes them. What a model has no head for is left out.
 """
 
 import math
@@ -16,52 +19,108 @@ import jax
 from absl import flags
 
 from bert_jax import partitioning
-from bert_jax.checkpoint import load_params
 from bert_jax.config import MeshConfig, RunConfig
+from bert_jax.convert.files import check_new_file
+from bert_jax.convert.huggingface import add_fresh_heads
+from bert_jax.convert.load import Pretrained, find_format, load_pretrained
 from bert_jax.evaluate import HeldOut
-from bert_jax.model import init_params
 from bert_jax.run_directory import read_config, write_json
 from bert_jax.train import example_options
 from bert_jax.train_step import make_eval_step
 from data_pipeline.errors import DataError, UsageError, run_command
-from data_pipeline.store import open_store
+from data_pipeline.mixture import Mixture, open_mixture
+from data_pipeline.source import ExampleOptions
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory of the run.")
-_STORE = flags.DEFINE_string("store", None, "Store whose validation split is scored.")
-_EXAMPLES = flags.DEFINE_integer("examples", 2048, "Held-out examples a length.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Rows a step.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
+LENGTH = 128  # where neither the user nor a recipe names one
+_NSP_FIGURES = ("loss", "nsp_loss", "nsp_accuracy", "nsp_standard_error", "random_share")
 
 
 def score(
-    run_directory: Path, store_path: Path, *, examples: int, batch_size: int
+    checkpoint: Path,
+    store_path: str,
+    *,
+    lengths: Sequence[int] = (),
+    examples: int,
+    batch_size: int,
 ) -> dict[str, dict[str, float]]:
-    """Figures of the newest good checkpoint of a run, by sequence length.
+    """Figures of a model by sequence length.
+
+    Args:
+        checkpoint: run (its newest good checkpoint), Hugging Face or Google directory.
+        store_path: store, or several with weights, whose validation splits are scored.
+        lengths: tokens a sequence; by default those of the run's recipe, or 128.
+        examples: held-out examples a length.
+        batch_size: rows a step, rounded up to a multiple of the devices.
 
     Raises:
-        DataError: the run and the store have different vocabularies, or hold nothing usable.
+        DataError: model and store have different vocabularies, or hold nothing usable; the model
+            has no masked-LM head, or too few positions.
     """
-    described = read_config(run_directory)
-    config = RunConfig.from_mapping(described["config"])
-    store = open_store(store_path)
-    if store.manifest["tokenizer"]["fingerprint"] != described["tokenizer_fingerprint"]:
+    found = load_pretrained(checkpoint, heads=("mlm",))
+    store = open_mixture(store_path)
+    _check_vocabulary(found, store, checkpoint)
+    recipe_lengths, options = _recipe(checkpoint)
+    lengths = lengths or recipe_lengths
+    config = found.config
+    if max(lengths) > config.max_positions:
         raise DataError(
-            f"{run_directory} and {store_path} were made with different vocabularies: prepare the "
-            f"text again with --tokenizer={run_directory}/tokenizer"
+            f"{checkpoint} takes {config.max_positions} tokens at most: --length={max(lengths)} is "
+            "too long for it"
         )
     mesh = partitioning.make_mesh(MeshConfig())
-    shapes = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
-    abstract = partitioning.with_shardings(mesh, shapes)
-    params, _ = load_params(run_directory, abstract)
-    step = jax.jit(make_eval_step(config.model))
+    params, _ = add_fresh_heads(config, found.params)  # for the shape of the tree, not for figures
+    params = jax.device_put(params, partitioning.state_shardings(mesh, params))
+    step = jax.jit(make_eval_step(config))
     batch_size = -(-batch_size // mesh.devices.size) * mesh.devices.size
-    options = example_options(config)
-    return {
-        str(span.length): HeldOut(
-            store, length=span.length, examples=examples, batch_size=batch_size, options=options
-        ).evaluate(params, step, mesh)
-        for span in config.spans()
-    }
+    trained_nsp = not {"pooler", "nsp"} & set(found.missing)
+    figures = {}
+    for length in lengths:
+        held_out = HeldOut(
+            store, length=length, examples=examples, batch_size=batch_size, options=options
+        )
+        values = held_out.evaluate(params, step, mesh)
+        if not trained_nsp:
+            values = {name: value for name, value in values.items() if name not in _NSP_FIGURES}
+        figures[str(length)] = values
+    return figures
+
+
+def _recipe(checkpoint: Path) -> tuple[list[int], ExampleOptions]:
+    """Lengths and examples as the run in `checkpoint` had them, where it holds one."""
+    if find_format(checkpoint) == "orbax":
+        described = read_config(checkpoint)["config"]
+        if "phases" in described:  # not so in a run made of imported weights
+            config = RunConfig.from_mapping(described)
+            return [span.length for span in config.spans()], example_options(config)
+    return [LENGTH], ExampleOptions()
+
+
+def _check_vocabulary(found: Pretrained, store: Mixture, checkpoint: Path) -> None:
+    """Refuses a store whose ids mean other tokens to the model.
+
+    Raises:
+        DataError: saying how they differ, and how to make a store that fits.
+    """
+    model, text = found.tokenizer, store.tokenizer
+    if model.fingerprint == text.fingerprint:
+        return
+    if model.vocab_size != text.vocab_size:
+        how = f"{model.vocab_size} entries in the model's, {text.vocab_size} in the store's"
+    elif model.tokens != text.tokens:
+        pairs = enumerate(zip(model.tokens, text.tokens, strict=True))
+        number, (ours, theirs) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+        how = f"entry {number} is {ours!r} in the model's, {theirs!r} in the store's"
+    else:
+        how = (
+            f"{model.kind} {model.settings} in the model, {text.kind} {text.settings} in the store"
+        )
+    places = (checkpoint / "tokenizer", checkpoint / "tokenizer_settings.json")
+    directory = places[0] if places[0].exists() else checkpoint
+    tokenizer = directory if any(map(Path.exists, places)) else directory / "vocab.txt"
+    raise DataError(
+        f"{checkpoint} and {store.path} were made with different vocabularies ({how}): prepare the "
+        f"text again with --tokenizer={tokenizer}"
+    )
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:
@@ -73,9 +132,12 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
         ("below the unigram plateau", lambda f: f"{f['unigram_entropy'] - f['mlm_loss']:+.3f}"),
         ("MLM perplexity", lambda f: f"{math.exp(f['mlm_loss']):.1f}"),
         ("MLM accuracy", lambda f: f"{f['mlm_accuracy']:.1%}"),
-        ("NSP accuracy", lambda f: f"{f['nsp_accuracy']:.1%} ± {f['nsp_standard_error']:.1%}"),
-        ("NSP, always guessing random", lambda f: f"{f['random_share']:.1%}"),
     ]
+    if all("nsp_accuracy" in found for found in figures.values()):
+        rows += [
+            ("NSP accuracy", lambda f: f"{f['nsp_accuracy']:.1%} ± {f['nsp_standard_error']:.1%}"),
+            ("NSP, always guessing random", lambda f: f"{f['random_share']:.1%}"),
+        ]
     lines = ["tokens a sequence".ljust(30) + "".join(length.rjust(16) for length in figures)]
     for label, show in rows:
         lines.append(label.ljust(30) + "".join(show(f).rjust(16) for f in figures.values()))
@@ -84,18 +146,30 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Checks the command line and prints the table."""
-    if len(arguments) > 1 or not _CHECKPOINT.value or not _STORE.value:
-        raise UsageError("--checkpoint=RUN and --store=STORE are needed, and nothing else")
+    values = flags.FLAGS
+    if len(arguments) > 1 or not values.checkpoint or not values.store:
+        raise UsageError("--checkpoint=DIRECTORY and --store=STORE are needed, and nothing else")
+    check_new_file(values.json, values.overwrite)
     figures = score(
-        Path(_CHECKPOINT.value),
-        Path(_STORE.value),
-        examples=_EXAMPLES.value,
-        batch_size=_BATCH_SIZE.value,
+        Path(values.checkpoint),
+        values.store,
+        lengths=values.length or (),
+        examples=values.examples,
+        batch_size=values.batch_size,
     )
     print(table(figures))
-    if _JSON.value:
-        write_json(Path(_JSON.value), figures)
+    if values.json:
+        write_json(Path(values.json), figures)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "Run, Hugging Face or Google directory.")
+    flags.DEFINE_string("store", None, "Store whose validation split is scored.")
+    flags.DEFINE_multi_integer(
+        "length", None, "Tokens a sequence; may be given several times.", lower_bound=8
+    )
+    flags.DEFINE_integer("examples", 2048, "Held-out examples a length.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "Rows a step.", lower_bound=1)
+    flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    flags.DEFINE_bool("overwrite", False, "Replace the file of --json.")
     run_command(main)

@@ -24,6 +24,7 @@ def pretraining_terms(
         logits: what `apply_pretraining` made of `batch`.
         batch: features of `data_pipeline.batch`.
         row_weights: float [batch], 0 for rows whose next-sentence label must not count; default 1.
+            Rows without a label (`NO_LABEL`, negative) never count.
 
     Returns:
         Name -> (weighted sum, sum of weights), scalars in the type of the logits.
@@ -32,9 +33,10 @@ def pretraining_terms(
     if row_weights is None:
         row_weights = jnp.ones(logits.nsp.shape[0])
     slots = batch["masked_weights"].astype(dtype)
-    rows = row_weights.astype(dtype)
+    labels = batch["next_sentence_label"]
+    rows = jnp.where(labels < 0, 0, row_weights).astype(dtype)
     mlm_loss, mlm_hits = cross_entropy(logits.mlm, batch["masked_ids"])
-    nsp_loss, nsp_hits = cross_entropy(logits.nsp, batch["next_sentence_label"])
+    nsp_loss, nsp_hits = cross_entropy(logits.nsp, jnp.maximum(labels, 0))
     return {
         "mlm_loss": (jnp.sum(mlm_loss * slots), jnp.sum(slots)),
         "mlm_accuracy": (jnp.sum(mlm_hits * slots), jnp.sum(slots)),
@@ -54,7 +56,7 @@ def pretraining_loss(terms: Terms, whole_batch: Batch | None = None) -> jax.Arra
     (mlm_sum, mlm_weight), (nsp_sum, nsp_weight) = terms["mlm_loss"], terms["nsp_loss"]
     if whole_batch is not None:
         mlm_weight = jnp.sum(whole_batch["masked_weights"].astype(mlm_sum.dtype))
-        nsp_weight = jnp.asarray(whole_batch["next_sentence_label"].shape[0], nsp_sum.dtype)
+        nsp_weight = jnp.sum(whole_batch["next_sentence_label"] >= 0, dtype=nsp_sum.dtype)
     return mlm_sum / (mlm_weight + 1e-5) + nsp_sum / jnp.maximum(nsp_weight, 1.0)
 
 

@@ -18,7 +18,15 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bert_jax import agreement, distributed, partitioning, preflight, run_directory, run_lock, summary
+from bert_jax import (
+    agreement,
+    distributed,
+    partitioning,
+    preflight,
+    run_directory,
+    run_lock,
+    summary,
+)
 from bert_jax.checkpoint import Checkpoints, load_params
 from bert_jax.config import RunConfig
 from bert_jax.evaluate import HeldOut
@@ -30,8 +38,8 @@ from bert_jax.profiling import ProfilerWindow
 from bert_jax.train_step import Replicas, State, init_state, make_eval_step, make_train_step
 from data_pipeline.batch import Batch, BatchSpec, validate
 from data_pipeline.errors import ConfigError, Preempted
-from data_pipeline.source import ExampleOptions, ExampleStream, batches
-from data_pipeline.store import Store, open_store
+from data_pipeline.mixture import Mixture, open_mixture
+from data_pipeline.source import ExampleOptions, batches
 
 
 @dataclasses.dataclass
@@ -49,7 +57,7 @@ class Run:
 
     config: RunConfig
     workdir: Path
-    store: Store
+    store: Mixture
     mesh: Mesh
     optimizer: optax.GradientTransformation
     description: dict[str, Any]
@@ -90,7 +98,7 @@ def train_and_evaluate(config: RunConfig, workdir: Path) -> dict[str, Any]:
 
 def prepare(config: RunConfig, workdir: Path) -> Run:
     """Opens the store and settles everything that can be refused before compiling."""
-    store = open_store(config.data.store)
+    store = open_mixture(config.data.store)
     config = with_vocabulary(config, store)
     mesh = partitioning.make_mesh(config.mesh)
     partitioning.check_divisible(config, mesh)
@@ -123,7 +131,7 @@ def prepare(config: RunConfig, workdir: Path) -> Run:
     )
 
 
-def with_vocabulary(config: RunConfig, store: Store) -> RunConfig:
+def with_vocabulary(config: RunConfig, store: Mixture) -> RunConfig:
     """`config` with the store's vocabulary size filled in.
 
     Raises:
@@ -142,8 +150,10 @@ def with_vocabulary(config: RunConfig, store: Store) -> RunConfig:
 def example_options(config: RunConfig) -> ExampleOptions:
     """How the run's examples are made."""
     return ExampleOptions(
+        pairs=config.data.pairs,
         short_sequence_probability=config.data.short_sequence_probability,
         whole_word=config.data.whole_word,
+        dupe_factor=config.data.dupe_factor,
     )
 
 
@@ -246,15 +256,8 @@ def training_batches(run: Run, start: int) -> Iterator[Batch]:
         if first >= span.last_step:
             continue
         rows = partitioning.local_rows(run.mesh, span.batch_size)
-        options = example_options(config)
-        stream = ExampleStream(
-            run.store.split("train"),
-            run.store.special,
-            run.store.vocab_size,
-            length=span.length,
-            seed=config.seed,
-            options=options,
-            continuation=run.store.tokenizer.continuation() if options.whole_word else None,
+        stream = run.store.stream(
+            "train", length=span.length, seed=config.seed, options=example_options(config)
         )
         feed = batches(
             stream,

@@ -45,9 +45,11 @@ def get_config(size: str = "base") -> ConfigDict:
                 per_replica=False,  # True: clip and average on each device, as on the TPUs of 2018
             ),
             data=dict(
-                store="",  # a directory made by data_pipeline.prepare
+                store="",  # a directory made by data_pipeline.prepare, or wiki:0.7,books:0.3
+                pairs="next_sentence",  # sentence_order: as ALBERT; none: as RoBERTa
                 short_sequence_probability=0.1,
                 whole_word=False,
+                dupe_factor=0,  # d: the same masks every d epochs, as in files written once
                 reader="auto",  # tf.data where TensorFlow is installed, else threads
             ),
             # -1: all devices that are left; slices > 1: TPU slices over the data-centre network

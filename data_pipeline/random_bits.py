@@ -31,6 +31,7 @@ class Purpose(enum.IntEnum):
     SELECT = enum.auto()  # which tokens are to be predicted
     REPLACE = enum.auto()  # by [MASK], by themselves or by a random word?
     WORD = enum.auto()  # by which word
+    MIXTURE = enum.auto()  # which of several stores, and what its seed is
 
 
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)

@@ -65,6 +65,7 @@ class Store:
         self.manifest = manifest
         tokenizer = manifest["tokenizer"]
         self.vocab_size: int = tokenizer["vocab_size"]
+        self.tokenizer_fingerprint: str = tokenizer["fingerprint"]
         self.special = SpecialTokens(**tokenizer["special"])
         content = json.dumps([manifest["files"], tokenizer], sort_keys=True)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
@@ -77,7 +78,7 @@ class Store:
             DataError: the files in `tokenizer/` are not the ones the ids were made with.
         """
         tokenizer = load_tokenizer(self.path / "tokenizer")
-        if tokenizer.fingerprint != self.manifest["tokenizer"]["fingerprint"]:
+        if tokenizer.fingerprint != self.tokenizer_fingerprint:
             raise DataError(
                 f"{self.path / 'tokenizer'} is not the tokenizer that made this store; "
                 "restore it or prepare the store again"

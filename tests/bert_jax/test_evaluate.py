@@ -13,15 +13,15 @@ from bert_jax.config import BertConfig, MeshConfig
 from bert_jax.evaluate import HeldOut
 from bert_jax.model import apply_pretraining, init_params
 from bert_jax.train_step import make_eval_step
+from data_pipeline.mixture import open_mixture
 from data_pipeline.source import ExampleOptions
-from data_pipeline.store import open_store
 
 LENGTH = 32
 
 
 @pytest.fixture(scope="module")
 def store(topics_store):
-    return open_store(topics_store)
+    return open_mixture(str(topics_store))
 
 
 def held_out(store, examples, batch_size):
