@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the real training step for a slice of TPUs on a machine that has none.
+
+libtpu brings the whole compiler and describes any slice it knows (`jax.experimental.topologies`).
+What it makes of a step is kept in a cache directory, by a hash of the program before compilation,
+the slice and libtpu's version, because a compilation takes minutes.
+"""
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from bert_jax import partitioning
+from bert_jax.config import PhaseSpan, RunConfig
+from bert_jax.optimizer import make_optimizer
+from bert_jax.slices import CHIPS_PER_HOST, Slice
+from bert_jax.train_step import Replicas, init_state, make_train_step
+from data_pipeline.batch import BatchSpec
+from data_pipeline.errors import UserError
+
+Say = Callable[[str], None]
+
+
+class NoCompilerError(UserError):
+    """libtpu is not installed, or not usable here."""
+
+    exit_code = 69
+
+
+class OutOfMemoryError(Exception):
+    """The compiler found no way to run the program in the memory of a device."""
+
+    def __init__(self, used: int, available: int) -> None:
+        super().__init__(f"{used} bytes of {available}")
+        self.used, self.available = used, available
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A step as a device would run it: scheduled HLO text, and bytes of memory a device."""
+
+    text: str
+    parameters: int
+    optimizer: int
+    batch: int
+    temporary: int  # activations, gradients and whatever else lives within a step
+    program: int
+
+    @property
+    def memory(self) -> int:
+        """All bytes that the step needs on each device; the state is updated in place."""
+        return self.parameters + self.optimizer + self.batch + self.temporary + self.program
+
+
+def libtpu_version() -> str:
+    """Version of the TPU compiler.
+
+    Raises:
+        NoCompilerError: it is not installed; says how to get it.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise NoCompilerError(
+            "the TPU compiler libtpu is not installed; it runs on any x86-64 Linux machine: "
+            "pip install 'bert-jax[plan]', or in this repository: make plan"
+        )
+    return importlib.metadata.version("libtpu")
+
+
+@functools.cache
+def devices(where: Slice) -> tuple[jax.Device, ...]:
+    """The devices of a slice that is not here, to compile for and for nothing else.
+
+    Raises:
+        NoCompilerError: libtpu is missing or does not know the slice.
+    """
+    version = libtpu_version()
+    # libtpu looks for a machine of Google Cloud around it unless it is told where it is.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", where.name)
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    host = (2, 2, 1) if where.chips >= CHIPS_PER_HOST else (1, 1, 1)
+    try:
+        topology = topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=where.topology_name,
+            chip_config_name="megacore" if where.chip.megacore else "default",
+            chips_per_host_bounds=host,
+            num_slices=where.count,
+            wrap=(where.wrapped,) * 3,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise NoCompilerError(
+            f"libtpu {version} cannot describe {where.name} ({where.topology_name}): {error}"
+        ) from error
+    return tuple(topology.devices)
+
+
+def lower_step(config: RunConfig, span: PhaseSpan, mesh: Mesh) -> tuple[jax.stages.Lowered, Any]:
+    """The training step as `bert_jax.train` jits it, and the shapes of its state."""
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    init = functools.partial(init_state, config.model, optimizer, config.seed)
+    sharded = config.mesh.shard_optimizer
+    state = partitioning.with_shardings(mesh, jax.eval_shape(init), shard_optimizer=sharded)
+    rows = partitioning.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+        for name, (shape, dtype) in BatchSpec(span.batch_size, span.length).features().items()
+    }
+    own = config.optimizer.per_replica
+    step = make_train_step(
+        config.model,
+        optimizer,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        update_shardings=partitioning.update_shardings(mesh, state["params"]) if sharded else None,
+        replicas=Replicas(mesh, config.optimizer.clip_norm) if own else None,
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)
+    return jitted.lower(state, batch), state
+
+
+def compile_step(
+    config: RunConfig, span: PhaseSpan, where: Slice, cache: Path | None, say: Say
+) -> Compiled:
+    """Compiles one phase's step, or finds it in the cache.
+
+    Args:
+        config: with the vocabulary's size filled in.
+        span: the phase: batch size and length.
+        where: the slice.
+        cache: directory of earlier results; None for none.
+        say: told before something takes long.
+
+    Raises:
+        OutOfMemoryError: the step does not fit.
+        ConfigError: the configuration does not divide over the slice.
+    """
+    mesh = partitioning.make_mesh(config.mesh, devices(where))
+    partitioning.check_divisible(config, mesh)
+    lowered, state = lower_step(config, span, mesh)
+    key = hashlib.sha256(lowered.as_text().encode())
+    key.update(f"{where} libtpu {libtpu_version()}".encode())
+    path = cache / f"{key.hexdigest()[:32]}.json.gz" if cache else None
+    if path is not None and path.exists():
+        found = json.loads(gzip.decompress(path.read_bytes()))
+    else:
+        say(
+            f"compiling {config.model.num_layers} layers, {span.batch_size} x {span.length}, "
+            f"for {where.name} (minutes)"
+        )
+        found = _compile(lowered, state)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(gzip.compress(json.dumps(found).encode(), mtime=0))
+            partial.replace(path)
+    if "used" in found:
+        raise OutOfMemoryError(**found)
+    return Compiled(**found)
+
+
+def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
+        if found is None:
+            raise
+        return {"used": _size(found.group(1)), "available": _size(found.group(2))}
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None  # only some other back ends have neither
+    parameters = _bytes_on_a_device(state["params"])
+    optimizer = _bytes_on_a_device(state["optimizer"])
+    return dataclasses.asdict(
+        Compiled(
+            text=text,
+            parameters=parameters,
+            optimizer=optimizer,
+            batch=memory.argument_size_in_bytes - parameters - optimizer,
+            temporary=memory.temp_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes,
+            program=memory.generated_code_size_in_bytes,
+        )
+    )
+
+
+def _bytes_on_a_device(tree: Any) -> int:
+    def size(leaf: jax.ShapeDtypeStruct) -> int:
+        elements = 1
+        for length in leaf.sharding.shard_shape(leaf.shape):
+            elements *= length
+        return elements * leaf.dtype.itemsize
+
+    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _size(text: str) -> int:
+    """Bytes of a size as XLA prints it: 40.50G, 512.00M."""
+    units = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    return int(float(text.rstrip("BKMGT")) * units[text[-1]])

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of a step for a whole model, from compiled programs of it or of a shorter one.
+
+A model whose layers run in a loop is compiled as it is. One whose layers are all unrolled would
+take the compiler minutes to hours, so it is compiled with two numbers of layers, and every figure
+is a straight line through the two: layers are alike.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from bert_jax.config import PhaseSpan, RunConfig
+from bert_jax.plan.compiler import Compiled, OutOfMemoryError, Say, compile_step
+from bert_jax.plan.program import parse
+from bert_jax.plan.timeline import Exchange, Figures, Timeline, timeline
+from bert_jax.slices import Slice
+
+FEW_LAYERS = (1, 3)
+# Of a device's memory libtpu keeps this for itself ("Used 15.80G of 15.75G hbm" on v5e's 16 GB).
+RESERVED_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of a device, by what they are for."""
+
+    parameters: int
+    optimizer: int
+    batch: int
+    temporary: int
+    program: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A step on a slice; `layers`: of the models that were compiled for it."""
+
+    memory: Memory
+    time: Timeline
+    layers: tuple[int, ...]
+
+
+def estimate_step(
+    config: RunConfig, span: PhaseSpan, where: Slice, cache: Path | None, say: Say
+) -> Estimate:
+    """What one step of a phase takes.
+
+    Raises:
+        OutOfMemoryError: more memory than a device has.
+        ConfigError: the configuration does not divide over the slice.
+    """
+    layers = config.model.num_layers
+    if config.model.unroll < layers or layers <= max(FEW_LAYERS):
+        return _measure(compile_step(config, span, where, cache, say), where, (layers,))
+    few, more = (
+        _measure(
+            compile_step(with_layers(config, number), span, where, cache, say), where, (number,)
+        )
+        for number in FEW_LAYERS
+    )
+    result = extrapolate(few, more, layers)
+    available = where.hbm_bytes_per_device - RESERVED_BYTES
+    if result.memory.total > available:
+        raise OutOfMemoryError(result.memory.total, available)
+    return result
+
+
+def with_layers(config: RunConfig, layers: int) -> RunConfig:
+    """The same model with another number of layers, all unrolled."""
+    model = dataclasses.replace(config.model, num_layers=layers, unroll=layers)
+    return dataclasses.replace(config, model=model)
+
+
+def _measure(compiled: Compiled, where: Slice, layers: tuple[int, ...]) -> Estimate:
+    memory = Memory(**{f.name: getattr(compiled, f.name) for f in dataclasses.fields(Memory)})
+    return Estimate(memory, timeline(parse(compiled.text), where), layers)
+
+
+def extrapolate(few: Estimate, more: Estimate, layers: int) -> Estimate:
+    """The straight line through two estimates, at `layers` layers."""
+    (low,), (high,) = few.layers, more.layers
+
+    def line(at_low: float, at_high: float) -> float:
+        return max(0.0, at_low + (at_high - at_low) * (layers - low) / (high - low))
+
+    sizes = zip(dataclasses.astuple(few.memory), dataclasses.astuple(more.memory), strict=True)
+    exchanges = {
+        name: Exchange(
+            *map(
+                line,
+                dataclasses.astuple(few.time.exchanges.get(name, Exchange())),
+                dataclasses.astuple(more.time.exchanges.get(name, Exchange())),
+            )
+        )
+        for name in few.time.exchanges | more.time.exchanges
+    }
+    time = Timeline(
+        _figures(line, few.time.seconds, more.time.seconds),
+        exchanges,
+        _figures(line, few.time.uncosted, more.time.uncosted),
+    )
+    return Estimate(Memory(*(round(line(*size)) for size in sizes)), time, (low, high))
+
+
+def _figures(line: Callable[[float, float], float], few: Figures, more: Figures) -> Figures:
+    return Figures({name: line(few[name], more[name]) for name in {*few, *more}})

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a collective takes on the links of a slice.
+
+The model is that of `performance.md` section 2 and of jax-ml/scaling-book: the chip with the
+fewest links (the corner of a slice that does not close to rings: one link an axis) receives
+whatever a collective brings it, at the rate of its links together; every hop adds a microsecond.
+Between slices the network counts in the same way, with each chip's share of its host's card.
+"""
+
+import dataclasses
+import math
+import re
+
+from bert_jax.plan.program import Instruction
+from bert_jax.slices import Slice
+
+HOP_SECONDS = 1e-6
+KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One exchange: `bytes` are of the whole array, before it is scattered or after gathering."""
+
+    kind: str
+    bytes: int
+    devices: int
+    dtype: str
+
+
+def collective(kind: str, instruction: Instruction, devices: int) -> Collective:
+    """What an instruction exchanges.
+
+    Args:
+        kind: one of `KINDS`.
+        instruction: the collective itself, with its result and its groups.
+        devices: of the whole run, for instructions without groups.
+    """
+    group = group_size(instruction, devices)
+    arrays = instruction.arrays
+    if instruction.opcode.endswith("-start") and len(arrays) % 2 == 0 and kind != "all-reduce":
+        arrays = arrays[len(arrays) // 2 :]  # operands come first, results after them
+    size = sum(array.bytes for array in arrays)
+    if kind == "reduce-scatter":
+        size *= group
+    dtypes = {array.dtype for array in arrays if array.dims} or {a.dtype for a in arrays}
+    return Collective(kind, size, group, "+".join(sorted(dtypes)))
+
+
+def group_size(instruction: Instruction, devices: int) -> int:
+    """Devices that exchange with one another."""
+    groups = instruction.attribute("replica_groups")
+    if groups.startswith("mesh["):  # mesh['axis_0'=4,'axis_1'=4] {'axis_1'}
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", groups))
+        named = re.findall(r"'(\w+)'", groups.split("]", 1)[1])
+        return math.prod(int(sizes[name]) for name in named)
+    if found := re.match(r"\[(\d+),(\d+)\]<=", groups):  # [groups,members]<=[devices]
+        return int(found.group(2))
+    if found := re.match(r"\{\{([\d,]*)\}", groups):  # {{0,1},{2,3}}
+        return len(found.group(1).split(","))
+    return devices
+
+
+def seconds(exchange: Collective, where: Slice) -> float:
+    """Time that an exchange takes when nothing else is on the links."""
+    if exchange.devices <= 1:
+        return 0.0
+    chips = -(-exchange.devices // where.chip.devices)
+    slices = where.count if chips > where.chips // where.count else 1
+    chips = max(1, chips // slices)
+    links, hops = _links(where, chips)
+    share = (chips - 1) / chips
+    passes = 2 if exchange.kind == "all-reduce" else 1
+    if exchange.kind == "collective-permute":
+        share, hops = 1.0, 1
+    if exchange.kind == "all-to-all":
+        # A quarter of everything crosses the middle of the longest axis each way.
+        share, links = max(where.shape) / (8 if where.wrapped else 4), 1
+    size = exchange.bytes
+    inside = passes * share * size / (links * where.chip.link_bandwidth)
+    if slices > 1:
+        # Each chip passes on its own part of what its slice has summed, or will gather.
+        between = passes * size / chips * (slices - 1) / slices / where.chip.network_bandwidth
+        return inside + between + passes * (hops + 20) * HOP_SECONDS
+    return inside + passes * hops * HOP_SECONDS
+
+
+def _links(where: Slice, chips: int) -> tuple[int, int]:
+    """Links that the worst-placed of `chips` chips receives on, and hops across the group."""
+    if chips <= 1:
+        return 1, 0
+    links, hops, left = 0, 0, chips
+    for size in sorted(where.shape, reverse=True):
+        if left <= 1 or size == 1:
+            break
+        links += 2 if where.wrapped and left >= size else 1
+        hops += size // 2 if where.wrapped else size - 1
+        left = -(-left // size)
+    return links, hops
