@@ -63,8 +63,9 @@ def read_squad(path: Path) -> Squad:
     squad = Squad(str(path), [], [])
     try:
         for paragraph in _paragraphs(content):
-            squad.contexts.append(_text(paragraph, "context", path))
+            squad.contexts.append(paragraph["context"])
             for found in paragraph["qas"]:
+                _text(paragraph, "context", path)
                 squad.questions.append(_question(found, len(squad.contexts) - 1, path))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(
@@ -120,7 +121,7 @@ def find_answer(context: str, start: int, answer: str) -> tuple[int, int] | None
         return start, end
     while start > 0 and not context[start - 1].isspace():
         start -= 1
-    while end < len(context) and not context[end].isspace():
+    while end < len(context) and not (context[end - 1].isspace() or context[end].isspace()):
         end += 1
     match = re.search(r"\s+".join(map(re.escape, answer.split())), context[start:end])
     return (start + match.start(), start + match.end()) if match else None
