@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a run tell each other besides gradients, and what process 0 decides for all.
+"""What the processes of a run tell each other, and what process 0 decides for all of them.
 
 It goes through JAX's coordination service, which process 0 hosts: a small table of strings. All
 processes make the same calls in the same order. With one process every call is trivial.

@@ -246,7 +246,7 @@ def main(arguments: Sequence[str]) -> None:
     ):
         for features in extract(
             model,
-            text.lines(),
+            text.lines(whole=True),
             kind=kind,
             layers=layers,
             max_length=max_length,

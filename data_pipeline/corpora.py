@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents from text files, JSONL and TensorFlow Datasets, as a stream in bounded memory.
+"""The input: which files and data sets there are, their formats, and how they are cut into units.
 
 Formats of files, each also compressed (.gz, .zst):
     lines: one sentence a line, an empty line between documents, as the original BERT reads.
     prose: one document a file, paragraphs between empty lines; sentences are found later.
     jsonl: one JSON object a line with the document in a field; a line end in it ends a paragraph.
+
+A unit is what one worker reads at a time. Units follow from the names and sizes of the input alone,
+never from the number of workers.
 """
 
 import dataclasses
@@ -12,23 +15,24 @@ import glob
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
-from absl import flags, logging
+from absl import flags
 
 from data_pipeline.errors import DataError, UsageError
+from data_pipeline.files import is_remote, place, size_and_time
 from data_pipeline.sentences import split_sentences
 from data_pipeline.text_files import TextFile
 from data_pipeline.tfds_text import find_dataset
 
 FORMATS = ("auto", "lines", "prose", "jsonl")
-# A longer document is cut at a line end: it has to fit into memory, and nothing in training looks
-# further than 512 tokens.
-MAX_DOCUMENT_CHARACTERS = 1 << 24
-MAX_PARAGRAPH_CHARACTERS = 1 << 20
+# Prose is one document a file; a longer file is several documents, cut behind an empty line.
+PROSE_BYTES = 1 << 23
+_UNIT_BYTES = (1 << 20, 1 << 28)  # at least, at most
+_UNITS = 4096  # of a large corpus
 _HEAD_LINES = 400
 _HEAD_CHARACTERS = 1 << 16
 _SENTENCE_END = re.compile("[.!?:;…。！？।؟۔][\"')\\]”’»」]*$")
@@ -70,11 +74,66 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Document:
-    """The sentences of one document, as text; none is empty, but there may be none."""
+class Piece:
+    """A stretch of a source, the whole of it by default.
 
-    sentences: list[str]
-    position: int  # bytes of all sources read when it ended, for progress
+    `start` and `stop` count the bytes of a file (a document belongs to the piece in which it
+    starts) and the examples of a dataset; `stop` is None at the end of the source.
+    """
+
+    source: Source
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """What one worker reads at a time; all units in order are the corpus."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+    bytes: int
+
+
+def cut_units(sources: Sequence[Source], data_dir: str | None = None) -> list[Unit]:
+    """Cuts the corpus: large plain files and datasets in stretches, small files together.
+
+    Args:
+        sources: from `find_sources`.
+        data_dir: as `CorpusOptions.tfds_data_dir`.
+    """
+    least, most = _UNIT_BYTES
+    wanted = min(max(sum(source.bytes for source in sources) // _UNITS, least), most)
+    units: list[Unit] = []
+    pieces: list[Piece] = []
+    size = 0
+    for piece, piece_bytes in (p for source in sources for p in _cut(source, wanted, data_dir)):
+        pieces.append(piece)
+        size += piece_bytes
+        if size >= wanted:
+            units.append(Unit(len(units), tuple(pieces), size))
+            pieces, size = [], 0
+    if pieces:
+        units.append(Unit(len(units), tuple(pieces), size))
+    return units
+
+
+def _cut(source: Source, wanted: int, data_dir: str | None) -> Iterator[tuple[Piece, int]]:
+    """Pieces of a source of about `wanted` bytes, and their bytes."""
+    if source.format == "tfds":
+        end = find_dataset(source.name, data_dir).examples
+        step = max(1, wanted * end // max(source.bytes, 1))
+    elif source.name.endswith((".gz", ".zst")):
+        end = step = max(source.bytes, 1)
+    else:
+        # Where prose is cut decides what its documents are, so that must not depend on the rest.
+        end, step = source.bytes, PROSE_BYTES if source.format == "prose" else wanted
+    for start in range(0, end, step):
+        stop = start + step
+        yield (
+            Piece(source, start, stop if stop < end else None),
+            source.bytes * (min(stop, end) - start) // end,
+        )
 
 
 def find_sources(options: CorpusOptions) -> list[Source]:
@@ -103,7 +162,7 @@ def find_sources(options: CorpusOptions) -> list[Source]:
             if kind == "auto":
                 kind, reason = detect_format(path)
                 found.setdefault(kind, []).append(f"{path} because {reason}")
-            sources[str(path)] = Source(str(path), kind, path.stat().st_size)
+            sources[str(path)] = Source(str(path), kind, size_and_time(path)[0])
     for kind, reasons in found.items():
         more = f" ... and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         print(f"read as {kind}: {reasons[0]}{more}", file=sys.stderr)
@@ -112,10 +171,15 @@ def find_sources(options: CorpusOptions) -> list[Source]:
 
 def _find_files(pattern: str) -> list[Path]:
     """Files of one glob, sorted; a name that exists is taken as it is, brackets or not."""
-    path = Path(pattern)
+    path = place(pattern)
     if path.is_dir():
         raise DataError(f"--input: {pattern} is a directory; give its files, like {pattern}/*.txt")
-    found = [path] if path.is_file() else map(Path, sorted(glob.glob(pattern, recursive=True)))
+    found: Iterable[Path] = [path]
+    if not path.is_file():
+        if is_remote(pattern):
+            found = sorted(path.parent.glob(path.name))
+        else:
+            found = map(Path, sorted(glob.glob(pattern, recursive=True)))
     files = [path for path in found if path.is_file()]
     if not files:
         raise DataError(f"--input: no file matches {pattern}")
@@ -166,92 +230,3 @@ def _is_json_object(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def read_documents(sources: Iterable[Source], options: CorpusOptions) -> Iterator[Document]:
-    """Streams the documents of all sources, in order, cut into sentences.
-
-    Raises:
-        DataError: content that cannot be used, with file and line.
-        DiskError: reading failed.
-    """
-    earlier = 0
-    for source in sources:
-        if source.format == "tfds":
-            dataset = find_dataset(source.name, options.tfds_data_dir)
-            for text, position in dataset.texts(options.text_field):
-                yield Document(_sentences(text.split("\n"), options), earlier + position)
-        else:
-            with TextFile(Path(source.name)) as file:
-                for sentences in _read_file(file, source, options):
-                    yield Document(sentences, earlier + file.position)
-        earlier += source.bytes
-
-
-def _read_file(file: TextFile, source: Source, options: CorpusOptions) -> Iterator[list[str]]:
-    """The sentences of each document of a file."""
-    if source.format == "lines":
-        yield from _groups(file.lines(), MAX_DOCUMENT_CHARACTERS, source.name)
-    elif source.format == "prose":
-        for paragraphs in _whole_file(file, source.name):
-            yield _sentences(paragraphs, options)
-    else:
-        for number, line in enumerate(file.lines(), 1):
-            if line.strip():
-                text = _json_text(line, options.text_field, f"{source.name}, line {number}")
-                yield _sentences(text.split("\n"), options)
-
-
-def _sentences(paragraphs: Iterable[str], options: CorpusOptions) -> list[str]:
-    return [s for part in paragraphs for s in split_sentences(part, options.language)]
-
-
-def _whole_file(file: TextFile, name: str) -> Iterator[list[str]]:
-    """The paragraphs of a file, in several documents if it is too long for the memory."""
-    paragraphs: list[str] = []
-    characters = 0
-    for lines in _groups(file.lines(), MAX_PARAGRAPH_CHARACTERS, name):
-        paragraphs.append(" ".join(lines))
-        characters += len(paragraphs[-1])
-        if characters > MAX_DOCUMENT_CHARACTERS:
-            logging.warning("%s is very long and is cut into several documents", name)
-            yield paragraphs
-            paragraphs, characters = [], 0
-    yield paragraphs
-
-
-def _groups(lines: Iterable[str], limit: int, name: str) -> Iterator[list[str]]:
-    """Lines between empty lines, stripped; a group longer than `limit` characters is cut."""
-    group: list[str] = []
-    characters = 0
-    for line in lines:
-        line = line.strip()
-        if line:
-            group.append(line)
-            characters += len(line)
-        if group and (not line or characters > limit):
-            if line:
-                logging.warning("%s: text without an empty line for %d characters", name, limit)
-            yield group
-            group, characters = [], 0
-    if group:
-        yield group
-
-
-def _json_text(line: str, field: str, place: str) -> str:
-    """The text in one line of JSONL.
-
-    Raises:
-        DataError: no JSON object, or no text in the field; names `place`.
-    """
-    try:
-        example: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not valid JSON: {error}") from error
-    if not isinstance(example, dict) or field not in example:
-        found = ", ".join(sorted(example)) if isinstance(example, dict) else type(example).__name__
-        raise DataError(f"{place}: no field {field!r} (found: {found}); see --text_field")
-    if not isinstance(example[field], str):
-        raise DataError(f"{place}: field {field!r} holds {type(example[field]).__name__}, not text")
-    # JSON escapes can name half a surrogate pair, which no text may hold.
-    return example[field].encode("utf-8", "ignore").decode("utf-8")

@@ -8,13 +8,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import numpy as np
 
 from data_pipeline.errors import DiskError, OutputError
 
-_LOCK = ".lock"
+LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -57,6 +57,30 @@ class NpyWriter:
             self._file.close()
 
 
+def claim(directory: Path) -> IO[str]:
+    """Makes a directory, or takes one that is there, for this process alone.
+
+    Returns:
+        The open file to close when done; it is closed too when the process ends in any way.
+
+    Raises:
+        OutputError: another process is at work there.
+        OSError: the place cannot be written to.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = open(directory / LOCK, "w")  # noqa: SIM115 - the caller closes it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held the lock may have finished and taken the file along.
+        mine = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+    except (BlockingIOError, FileNotFoundError):
+        mine = False
+    if not mine:
+        lock.close()
+        raise OutputError(f"another process is writing {directory}; wait for it")
+    return lock
+
+
 class NewDirectory:
     """A directory that appears under its name only when it is complete.
 
@@ -80,33 +104,20 @@ class NewDirectory:
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             raise OutputError(f"{path} exists already; remove it or choose another --output")
         try:
-            self.temporary.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.temporary / _LOCK, "w")  # noqa: SIM115 - closed at the end
-            self._claim()
+            self._lock = claim(self.temporary)
+            for left in self.temporary.iterdir():
+                if left.is_dir():
+                    shutil.rmtree(left)
+                elif left.name != LOCK:
+                    left.unlink()
         except OSError as error:
             reason = error.strerror or error
             raise OutputError(f"cannot write to {self.temporary}: {reason}") from error
 
-    def _claim(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held the lock may have finished and taken the file along.
-            mine = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self._lock.name))
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        if not mine:
-            self._lock.close()
-            raise OutputError(f"another process is writing {self.temporary}; wait for it")
-        for left in self.temporary.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left)
-            elif left.name != _LOCK:
-                left.unlink()
-
     def commit(self) -> None:
         """Gives the directory its name."""
         self.temporary.rename(self.path)
-        (self.path / _LOCK).unlink()
+        (self.path / LOCK).unlink()
         self._lock.close()
 
     def __enter__(self) -> Self:

@@ -1,51 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Makes a store from text: documents -> sentences -> token ids -> arrays.
+r"""Makes a store from text: documents -> sentences -> token ids -> arrays and records.
 
     python -m data_pipeline.prepare --input='corpus/*.txt.gz,tfds:wiki40b/en' \
         --tokenizer=runs/tokenizer --output=runs/store
 
-A document goes to the validation split when the hash of its text falls below
-`--validation_fraction`: the split does not depend on the order of the input, and exact copies of a
-document never end up on both sides. A small corpus gets at least one document on each side.
+Workers turn units of the corpus into parts (`data_pipeline.parts`); the parts in order become the
+arrays of the store (`merge`), and these its records (`records`). Both kinds of work are Apache Beam
+pipelines: on all cores of this machine, or where the options behind `--` say (docs/data.md):
+
+    python -m data_pipeline.prepare --input='gs://BUCKET/corpus/*' ... -- --runner=DataflowRunner
+
+Killed or out of disk, it continues where it was when started again. The store is the same, byte for
+byte, whoever made which part. A document goes to the validation split when the hash of its text
+falls below `--validation_fraction`: the split does not depend on the order of the input, and exact
+copies of a document never end up on both sides. A small corpus gets at least one document on each
+side.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
+import os
 import platform
+import threading
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from data_pipeline.corpora import (
-    CorpusOptions,
-    Document,
-    Source,
-    find_sources,
-    read_documents,
-)
+from data_pipeline.corpora import CorpusOptions, Source, Unit, cut_units, find_sources
 from data_pipeline.errors import DataError, OutputError, UsageError, run_command
+from data_pipeline.files import place, size_and_time, written_whole
+from data_pipeline.merge import (
+    HASHES,
+    Drops,
+    find_copies,
+    hash_range,
+    no_drops,
+    write_arrays,
+)
+from data_pipeline.parts import PartJob, part_path
 from data_pipeline.progress import Progress
-from data_pipeline.store import MANIFEST, Store, StoreWriter, open_store
+from data_pipeline.records import METADATA, ShardJob, plan_shards, write_metadata
+from data_pipeline.store import MANIFEST, Store, StoreWriter, file_entry, manifest_text, open_store
 from data_pipeline.tokenizers import Tokenizer, load_tokenizer
+from data_pipeline.workspace import Workspace, clear_leftovers, differences
 
-_CHUNK_CHARACTERS = 1 << 22
-_HASHES = 1 << 64
+DUPLICATES = ("keep", "exact")
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 
-@dataclasses.dataclass
-class _Counts:
-    """What one pass over the input met."""
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Who does the work; says nothing about the result."""
 
-    documents: int = 0
-    characters: int = 0
-    unknown_tokens: int = 0
-    empty_documents: int = 0
-    smallest_hash: int = _HASHES
-    largest_hash: int = -1
+    workers: int = 1  # processes of this machine
+    beam_options: tuple[str, ...] = ()  # Beam's own; with them nothing is done here
 
 
 def prepare(
@@ -54,8 +66,10 @@ def prepare(
     output: Path,
     *,
     validation_fraction: float = 0.02,
+    duplicates: str = "keep",
     licence: str = "",
     provenance: str = "",
+    where: Where = Where(),
 ) -> Store:
     """Makes a store, or finds the finished one of an earlier run with the same options.
 
@@ -64,16 +78,22 @@ def prepare(
         tokenizer: makes the ids.
         output: the directory of the store.
         validation_fraction: share of the documents to hold out, between 0 and 1.
+        duplicates: "keep", or "exact" to keep the first one only of documents that are equal.
         licence: of the text, kept in the manifest.
         provenance: where the text is from, kept in the manifest.
+        where: who does the work.
 
     Raises:
-        UserError: anything wrong with input, options or output; nothing is left behind then.
+        UserError: anything wrong with input, options or output. After bad input nothing is left
+            behind; after anything else the next start continues.
     """
     if not 0 < validation_fraction < 1:
         raise UsageError(f"--validation_fraction={validation_fraction} must lie between 0 and 1")
+    if duplicates not in DUPLICATES:
+        raise UsageError(f"--duplicates={duplicates}: choose from {', '.join(DUPLICATES)}")
     sources = find_sources(corpus)
-    options = dataclasses.asdict(corpus) | {"validation_fraction": validation_fraction}
+    options = dataclasses.asdict(corpus)
+    options |= {"validation_fraction": validation_fraction, "duplicates": duplicates}
     fields: dict[str, Any] = {
         "name": output.name,
         "licence": licence,
@@ -85,77 +105,130 @@ def prepare(
     if (output / MANIFEST).exists():
         store = open_store(output)
         _check_same(store, fields, tokenizer)
+        clear_leftovers(output)
         print(f"{output} is finished already; nothing left to do")
         return store
-    limit = round(validation_fraction * _HASHES)
-    for _ in range(2):
-        with StoreWriter(output, tokenizer) as writer:
-            counts = _write(writer, sources, corpus, tokenizer, limit)
-            if counts.smallest_hash < limit <= counts.largest_hash:
-                fields["counts"] = {
-                    "characters": counts.characters,
-                    "unknown_tokens": counts.unknown_tokens,
-                    "empty_documents": counts.empty_documents,
-                }
-                return writer.finish(fields)
-        if counts.largest_hash < 0:
-            raise DataError(f"there is no text in {corpus.input}")
-        if counts.smallest_hash == counts.largest_hash:
-            raise DataError(
-                f"{corpus.input} holds one document only, and one has to be held out: give more "
-                "text, or separate documents by empty lines (--format=lines) or files "
-                "(--format=prose)"
-            )
-        # A small corpus fell on one side: move the border past its nearest document.
-        limit = min(max(limit, counts.smallest_hash + 1), counts.largest_hash)
-    raise AssertionError("the second pass has a document on each side")
+    units = cut_units(sources, corpus.tfds_data_dir)
+    with Workspace(output, _plan(fields, sources, tokenizer)) as work:
+        if not (work.store / MANIFEST).exists():
+            _make_parts(units, corpus, tokenizer, work, where)
+            _merge_parts(units, corpus, tokenizer, work, fields)
+            work.upload("*/*")
+        _add_records(work, where)
+        work.finish()
+    return open_store(output)
 
 
-def _write(
-    writer: StoreWriter,
-    sources: Sequence[Source],
+def _plan(
+    fields: Mapping[str, Any], sources: Sequence[Source], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """All that the result depends on: whoever continues must go by the same."""
+    times = [0 if s.format == "tfds" else size_and_time(place(s.name))[1] for s in sources]
+    return {
+        **fields["options"],
+        **{name: value for name, value in fields.items() if name not in ("options", "name")},
+        "changed": times,
+        "tokenizer": tokenizer.fingerprint,
+    }
+
+
+def _make_parts(
+    units: Sequence[Unit],
     corpus: CorpusOptions,
     tokenizer: Tokenizer,
-    limit: int,
-) -> _Counts:
-    """Writes all documents; those whose hash is below `limit` are held out."""
-    counts = _Counts()
-    progress = Progress("prepare", sum(source.bytes for source in sources))
-    for chunk in _chunks(read_documents(sources, corpus)):
-        ids = iter(tokenizer.encode_batch([s for document in chunk for s in document.sentences]))
-        for document in chunk:
-            encoded = [next(ids) for _ in document.sentences]
-            place = _hash(document.sentences)
-            if not writer.add_document("validation" if place < limit else "train", encoded):
-                counts.empty_documents += 1
-                continue
-            counts.documents += 1
-            counts.characters += sum(map(len, document.sentences))
-            counts.unknown_tokens += sum(s.count(tokenizer.special.unk) for s in encoded)
-            counts.smallest_hash = min(counts.smallest_hash, place)
-            counts.largest_hash = max(counts.largest_hash, place)
-        progress.update(chunk[-1].position, f"{counts.documents:,} documents")
-    progress.finish(f"{counts.documents:,} documents")
-    return counts
+    work: Workspace,
+    where: Where,
+) -> None:
+    """Has a part made of each unit of which there is none."""
+    done = work.finished_parts()
+    left = [unit for unit in units if part_path(work.parts, unit.number).name not in done]
+    if len(left) < len(units):
+        print(f"continuing: {len(units) - len(left):,} of {len(units):,} parts are there already")
+    job = PartJob(str(work.parts), corpus, tokenizer)
+    sizes = {part_path(work.parts, unit.number).name: unit.bytes for unit in left}
+    with _progress("prepare", sizes, work.parts):
+        _run(left, job, work, where)
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Groups of documents with about four million characters."""
-    chunk: list[Document] = []
-    characters = 0
-    for document in documents:
-        chunk.append(document)
-        characters += sum(map(len, document.sentences))
-        if characters > _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
+def _merge_parts(
+    units: Sequence[Unit],
+    corpus: CorpusOptions,
+    tokenizer: Tokenizer,
+    work: Workspace,
+    fields: dict[str, Any],
+) -> None:
+    """Makes the arrays of the store, with a document on each side."""
+    paths = [part_path(work.parts, unit.number) for unit in units]
+    exact = fields["options"]["duplicates"] == "exact"
+    drops = Drops(find_copies(paths) if exact else no_drops(paths))
+    smallest, largest = hash_range(paths, drops)
+    if largest < 0:
+        raise DataError(f"there is no text in {corpus.input}")
+    if smallest == largest:
+        raise DataError(
+            f"{corpus.input} holds one document only, and one has to be held out: give more "
+            "text, or separate documents by empty lines (--format=lines) or files "
+            "(--format=prose)"
+        )
+    limit = round(fields["options"]["validation_fraction"] * HASHES)
+    if not smallest < limit <= largest:
+        # A small corpus fell on one side: move the border past its nearest document.
+        limit = min(max(limit, smallest + 1), largest)
+    with StoreWriter(work.store, tokenizer) as writer:
+        totals = write_arrays(paths, writer, limit, drops, tokenizer.special.unk)
+        writer.finish({**fields, "counts": dataclasses.asdict(totals)})
 
 
-def _hash(sentences: Sequence[str]) -> int:
-    text = "\n".join(sentences).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+def _add_records(work: Workspace, where: Where) -> None:
+    """Adds the documents as a TFDS dataset, and completes the manifest."""
+    store = open_store(work.store)
+    shards = plan_shards(store)
+    job = ShardJob(str(work.final), str(work.final), store.vocab_size)
+    sizes = {shard.file: shard.tokens * 2 for shard in shards}
+    with _progress("records", sizes, work.final):
+        _run(shards, job, work, where)
+    write_metadata(store, shards, work.final)
+    added = [shard.file for shard in shards] + list(METADATA)
+    entries = {name: file_entry(work.final / name) for name in added}
+    manifest = dict(store.manifest)
+    manifest["files"] = {**manifest["files"], **entries}
+    with written_whole(work.final / MANIFEST) as file:
+        file.write_text(manifest_text(manifest) + "\n", encoding="utf-8")
+
+
+def _run(tasks: Sequence[Any], job: Any, work: Workspace, where: Where) -> None:
+    """Does the job for each task as a Beam pipeline."""
+    from data_pipeline.beam_pipeline import run_tasks
+
+    run_tasks(
+        tasks,
+        job,
+        notes=str(work.notes),
+        processes=where.workers,
+        beam_options=where.beam_options,
+    )
+
+
+@contextlib.contextmanager
+def _progress(command: str, sizes: Mapping[str, int], directory: Path) -> Iterator[None]:
+    """Tells while the block runs which of the files, of these sizes, have appeared."""
+    progress = Progress(command, sum(sizes.values()))
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(_SECONDS_BETWEEN_LOOKS):
+            done = sizes.keys() & {path.name for path in directory.iterdir()}
+            note = f"{len(done):,} of {len(sizes):,} files"
+            progress.update(sum(sizes[name] for name in done), note)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+        progress.finish(f"{len(sizes):,} files")
+    finally:
+        finished.set()
+        thread.join()
 
 
 def _versions(tokenizer: Tokenizer) -> dict[str, str]:
@@ -176,15 +249,10 @@ def _check_same(store: Store, fields: dict[str, Any], tokenizer: Tokenizer) -> N
 
     now = comparable(fields, tokenizer.fingerprint)
     then = comparable(store.manifest, store.manifest["tokenizer"]["fingerprint"])
-    different = [
-        f"  {name}: {then.get(name)} there, {value} asked for"
-        for name, value in now.items()
-        if value != then.get(name)
-    ]
-    if different:
+    if different := differences(then, now):
         raise OutputError(
             f"{store.path} is a finished store made with something else; remove it or choose "
-            "another --output. What differs:\n" + "\n".join(different)
+            f"another --output. What differs:\n{different}"
         )
 
 
@@ -199,15 +267,20 @@ def summary(store: Store) -> str:
     ]
     lines.append(
         f"[UNK] {counts['unknown_tokens'] / tokens:.3%} of the tokens, "
-        f"{counts['characters'] / tokens:.2f} characters a token, "
-        f"{counts['empty_documents']:,} empty documents left out"
+        f"{counts['characters'] / tokens:.2f} characters a token"
     )
+    handled = {
+        "empty documents left out": counts["empty_documents"],
+        "copies of documents left out": counts["dropped_documents"],
+        "cuts in documents that were too long": counts["cut_documents"],
+        "NUL characters left out": counts["nul_characters"],
+    }
+    lines.append(", ".join(f"{count:,} {what}" for what, count in handled.items()))
     return "\n".join([*lines, str(store.path)])
 
 
 def main(arguments: Sequence[str]) -> None:
     """The command."""
-    del arguments
     values = flags.FLAGS
     for name in ("input", "tokenizer", "output"):
         if not values[name].value:
@@ -216,10 +289,12 @@ def main(arguments: Sequence[str]) -> None:
     store = prepare(
         CorpusOptions.from_flags(),
         tokenizer,
-        Path(values.output),
+        place(values.output),
         validation_fraction=values.validation_fraction,
+        duplicates=values.duplicates,
         licence=values.licence,
         provenance=values.provenance,
+        where=Where(values.workers or os.cpu_count() or 1, tuple(arguments[1:])),
     )
     print(summary(store))
 
@@ -231,6 +306,8 @@ if __name__ == "__main__":
     flags.DEFINE_bool("strip_accents", None, "Overrides the tokenizer's setting.")
     flags.DEFINE_string("output", None, "Directory of the store to make.")
     flags.DEFINE_float("validation_fraction", 0.02, "Share of the documents to hold out.")
+    flags.DEFINE_enum("duplicates", "keep", DUPLICATES, "Documents equal to an earlier one.")
     flags.DEFINE_string("licence", "", "Licence of the text, noted in the store.")
     flags.DEFINE_string("provenance", "", "Where the text is from, noted in the store.")
+    flags.DEFINE_integer("workers", 0, "Processes to use here; 0: one a core.", lower_bound=0)
     run_command(main)

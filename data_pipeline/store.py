@@ -27,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 from data_pipeline.errors import DataError
+from data_pipeline.files import open_binary, place, size_and_time
 from data_pipeline.output import NewDirectory, NpyWriter, disk_errors, write_durably
 from data_pipeline.special_tokens import SpecialTokens
 from data_pipeline.tokenizers import Tokenizer, load_tokenizer
@@ -117,7 +118,7 @@ def open_store(path: Path | str) -> Store:
     Raises:
         DataError: there is no finished store, or it is of another format or damaged.
     """
-    path = Path(path)
+    path = place(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -146,10 +147,11 @@ def open_store(path: Path | str) -> Store:
         file = path / name
         if not file.is_file():
             raise DataError(f"{path} is incomplete: {name} is missing; prepare the store again")
-        if file.stat().st_size != size:
+        found, _ = size_and_time(file)
+        if found != size:
             raise DataError(
-                f"{file} has {file.stat().st_size:,} bytes instead of {size:,}: the file is "
-                "damaged; copy it again or prepare the store again"
+                f"{file} has {found:,} bytes instead of {size:,}: the file is damaged; copy it "
+                "again or prepare the store again"
             )
     return store
 
@@ -162,7 +164,7 @@ def verify_store(path: Path | str) -> Store:
     """
     store = open_store(path)
     for name, entry in store.manifest["files"].items():
-        if file_checksum(store.path / name) != entry["crc32"]:
+        if file_entry(store.path / name)["crc32"] != entry["crc32"]:
             raise DataError(
                 f"{store.path / name} does not have the checksum noted in {MANIFEST}: the file is "
                 "damaged; copy it again or prepare the store again"
@@ -170,13 +172,23 @@ def verify_store(path: Path | str) -> Store:
     return store
 
 
-def file_checksum(path: Path) -> str:
-    """CRC-32 of a file, eight hexadecimal digits."""
-    checksum = 0
-    with open(path, "rb") as file:
+def token_type(vocab_size: int) -> np.dtype:
+    """The type of the token ids of a vocabulary."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file: its size, and its CRC-32 in eight hexadecimal digits."""
+    checksum = size = 0
+    with open_binary(path) as file:
         while block := file.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return f"{checksum:08x}"
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+    return {"bytes": size, "crc32": f"{checksum:08x}"}
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The content of `store.json`."""
+    return json.dumps(manifest, indent=2)
 
 
 class StoreWriter:
@@ -197,7 +209,6 @@ class StoreWriter:
                 cannot be written to.
         """
         self._tokenizer = tokenizer
-        self._tokens_type = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
         self._directory = NewDirectory(Path(path))
         self._temporary = self._directory.temporary
         with disk_errors(self._temporary):
@@ -206,7 +217,7 @@ class StoreWriter:
     def _open_arrays(self, split: str) -> dict[str, NpyWriter]:
         directory = self._temporary / split
         directory.mkdir()
-        dtypes = (self._tokens_type, np.int64, np.int64)
+        dtypes = (token_type(self._tokenizer.vocab_size), np.dtype(np.int64), np.dtype(np.int64))
         files = {
             array: NpyWriter(directory / f"{array}.npy", dtype)
             for array, dtype in zip(ARRAYS, dtypes, strict=True)
@@ -230,6 +241,30 @@ class StoreWriter:
             return 0
         total = int(lengths.sum())
         tokens = np.fromiter(itertools.chain.from_iterable(sentences), np.int64, total)
+        self.add_documents(split, tokens, lengths, np.array([len(lengths)]))
+        return len(lengths)
+
+    def add_documents(
+        self,
+        split: str,
+        tokens: np.ndarray,
+        sentence_lengths: np.ndarray,
+        document_lengths: np.ndarray,
+    ) -> None:
+        """Appends documents in a row, of which none is empty.
+
+        Args:
+            split: "train" or "validation".
+            tokens: integers [tokens].
+            sentence_lengths: integers from 1 [sentences], in tokens.
+            document_lengths: integers from 1 [documents], in sentences.
+
+        Raises:
+            DataError: a token id is outside the vocabulary.
+            DiskError: writing failed.
+        """
+        if not len(tokens):
+            return
         if tokens.min() < 0 or tokens.max() >= self._tokenizer.vocab_size:
             raise DataError(
                 f"token ids from {tokens.min()} to {tokens.max()} in a document, but the "
@@ -237,10 +272,12 @@ class StoreWriter:
             )
         files = self._files[split]
         with disk_errors(self._temporary):
-            files["sentence_offsets"].append(files["tokens"].length + np.cumsum(lengths))
+            sentences = files["sentence_offsets"].length - 1
+            ends = np.cumsum(sentence_lengths, dtype=np.int64)
+            files["sentence_offsets"].append(files["tokens"].length + ends)
             files["tokens"].append(tokens)
-            files["document_offsets"].append(np.array([files["sentence_offsets"].length - 1]))
-        return len(lengths)
+            ends = np.cumsum(document_lengths, dtype=np.int64)
+            files["document_offsets"].append(sentences + ends)
 
     def finish(self, fields: Mapping[str, Any]) -> Store:
         """Completes the files, writes the manifest and gives the store its name.
@@ -273,13 +310,9 @@ class StoreWriter:
             self._tokenizer.save(self._temporary / "tokenizer")
             written = sorted(p for p in self._temporary.glob("*/*") if p.is_file())
             manifest["files"] = {
-                str(file.relative_to(self._temporary)): {
-                    "bytes": file.stat().st_size,
-                    "crc32": file_checksum(file),
-                }
-                for file in written
+                str(file.relative_to(self._temporary)): file_entry(file) for file in written
             }
-            write_durably(self._temporary / MANIFEST, json.dumps({**fields, **manifest}, indent=2))
+            write_durably(self._temporary / MANIFEST, manifest_text({**fields, **manifest}))
             self._directory.commit()
         return open_store(self._directory.path)
 

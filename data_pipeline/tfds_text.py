@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts of TensorFlow Datasets, any text dataset by name, streamed in a fixed order."""
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -8,27 +9,41 @@ from typing import Any
 from data_pipeline.errors import DataError, UsageError
 
 _PATTERN = re.compile(r"tfds:(?P<name>[^:]+(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
+# Wiki-40B marks what its text is made of; like the original BERT, we keep the running text alone.
+_WIKI40B_PARAGRAPHS = re.compile("_START_PARAGRAPH_(.*?)(?=_START_[A-Z]+_|$)", re.S)
 
 
 class TfdsDataset:
-    """One split of a dataset that lies on the disk."""
+    """One split of a dataset that lies on the disk.
+
+    Attributes:
+        examples: how many there are in the split.
+        bytes: their size, where TFDS knows it.
+    """
 
     def __init__(self, name: str, split: str, builder: Any) -> None:
+        import tensorflow_datasets as tfds
+
         self._name = name
         self._split = split
         self._builder = builder
         info = builder.info.splits[split]
-        self._examples: int = info.num_examples
+        self.examples: int = info.num_examples
         self.bytes: int = max(info.num_bytes, info.num_examples)  # a slice tells no bytes
+        spec = tfds.core.ReadInstruction.from_spec(split)
+        self._stretches = spec.to_absolute(builder.info.splits)
 
-    def texts(self, field: str) -> Iterator[tuple[str, int]]:
-        """The text of each example, and about how many bytes of the split have been read.
+    def texts(
+        self, field: str, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[str, int]]:
+        """The texts of the examples from `start` up to `stop`, in their order on the disk.
+
+        Yields:
+            the text, and about how many bytes of the split end with it.
 
         Raises:
             DataError: there is no such text field, or a text is not UTF-8.
         """
-        import tensorflow_datasets as tfds
-
         features = self._builder.info.features
         # Text, and strings of other names, are scalars of Python objects to NumPy.
         kinds = {name: (str(f.np_dtype), f.shape) for name, f in features.items() if f.shape == ()}
@@ -37,22 +52,51 @@ class TfdsDataset:
                 f"{self._name} has no text field {field!r} (fields: {', '.join(features)}); choose "
                 "one with --text_field"
             )
-        examples = self._builder.as_dataset(
-            split=self._split,
-            decoders=tfds.decode.PartialDecoding({field: True}),
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-        )
-        for number, example in enumerate(examples.as_numpy_iterator(), 1):
+        stop = self.examples if stop is None else stop
+        for number, content in enumerate(self._contents(field, start, stop), start + 1):
             try:
-                text = example[field].decode("utf-8")
+                text = content.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{self._name}, split {self._split}, example {number}: byte {error.start} of "
                     f"{field!r} is not UTF-8"
                 ) from error
-            yield text, self.bytes * number // self._examples
+            yield self._running_text(text), self.bytes * number // self.examples
+
+    def _contents(self, field: str, start: int, stop: int) -> Iterator[bytes]:
+        """The field of the examples from `start` up to `stop`."""
+        import tensorflow_datasets as tfds
+
+        earlier = 0  # examples before this stretch of the split, which may be "train+test[:10%]"
+        for stretch in self._stretches:
+            size = stretch.to - stretch.from_
+            first, last = (min(max(n - earlier, 0), size) for n in (start, stop))
+            earlier += size
+            if first == last:
+                continue
+            span = tfds.core.ReadInstruction(
+                stretch.splitname, stretch.from_ + first, stretch.from_ + last, unit="abs"
+            )
+            decoders = tfds.decode.PartialDecoding({field: True})
+            if self._builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+                source = self._builder.as_data_source(span, decoders=decoders)
+                yield from (source[number][field] for number in range(len(source)))
+                continue
+            examples = self._builder.as_dataset(
+                split=span,
+                decoders=decoders,
+                read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+            )
+            yield from (example[field] for example in examples.as_numpy_iterator())
+
+    def _running_text(self, text: str) -> str:
+        if not self._builder.name.startswith("wiki40b"):
+            return text
+        paragraphs = _WIKI40B_PARAGRAPHS.findall(text)
+        return "\n".join(paragraphs).replace("_NEWLINE_", "\n")
 
 
+@functools.lru_cache(maxsize=64)
 def find_dataset(pattern: str, data_dir: str | None = None) -> TfdsDataset:
     """Opens `tfds:NAME[:SPLIT]`, by default the split "train"; downloads what is not there.
 
@@ -68,27 +112,13 @@ def find_dataset(pattern: str, data_dir: str | None = None) -> TfdsDataset:
     match = _PATTERN.fullmatch(pattern)
     if match is None:
         raise UsageError(f"--input: {pattern} is not of the form tfds:NAME or tfds:NAME:SPLIT")
-    name, split = match["name"], match["split"] or "train"
-    builder = open_builder(name, data_dir)
-    try:
-        return TfdsDataset(name, split, builder)
-    except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits)
-        raise DataError(f"{name} has no split {split!r} (splits: {known})") from error
-
-
-def open_builder(name: str, data_dir: str | None = None) -> Any:
-    """The TFDS builder of a data set that then lies on the disk; downloads it if it does not.
-
-    Raises:
-        DataError: no such data set, or it cannot be downloaded.
-    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataError(
-            f"{name} needs TensorFlow Datasets; install the extra: pip install 'bert-jax[data]'"
+            f"{pattern} needs TensorFlow Datasets; install the extra: pip install 'bert-jax[data]'"
         ) from error
+    name, split = match["name"], match["split"] or "train"
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -103,4 +133,8 @@ def open_builder(name: str, data_dir: str | None = None) -> Any:
             f"TensorFlow Datasets could not get {name}: {type(error).__name__}: {error}; "
             "prepare it where there is a network and give its place with --tfds_data_dir"
         ) from error
-    return builder
+    try:
+        return TfdsDataset(name, split, builder)
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits)
+        raise DataError(f"{name} has no split {split!r} (splits: {known})") from error

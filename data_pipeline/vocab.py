@@ -16,7 +16,8 @@ from pathlib import Path
 
 from absl import flags
 
-from data_pipeline.corpora import CorpusOptions, Source, find_sources, read_documents
+from data_pipeline.corpora import CorpusOptions, Source, find_sources
+from data_pipeline.documents import read_documents
 from data_pipeline.errors import DataError, UsageError, run_command
 from data_pipeline.output import NewDirectory, disk_errors
 from data_pipeline.progress import Progress

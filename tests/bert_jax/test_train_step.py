@@ -2,6 +2,7 @@
 """One update: the same on any mesh and in any number of parts, and repeatable to the bit."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ import pytest
 
 from bert_jax import partitioning
 from bert_jax.config import BertConfig, MeshConfig, OptimizerConfig
+from bert_jax.model import apply_pretraining
 from bert_jax.optimizer import make_optimizer
-from bert_jax.train_step import init_state, make_eval_step, make_train_step
+from bert_jax.tasks import pretraining_loss, pretraining_terms
+from bert_jax.train_step import Replicas, init_state, make_eval_step, make_train_step
 from data_pipeline.batch import BatchSpec, max_predictions, validate
 
 CONFIG = BertConfig(
@@ -42,21 +45,29 @@ def make_batch(seed, spec=SPEC):
     return batch
 
 
-def optimizer():
-    return make_optimizer(OptimizerConfig(learning_rate=1e-3, warmup_steps=2), 100)
+def optimizer(**changes):
+    settings = {"learning_rate": 1e-3, "warmup_steps": 2} | changes
+    return make_optimizer(OptimizerConfig(**settings), 100)
 
 
-def run(config, steps=4, *, mesh=None, accumulation=1, seed=0):
+def sharded_step(config, update, mesh, *, shard_optimizer=False, seed=0, **options):
+    """A state on the mesh, and the jitted step that keeps it there."""
+    init = lambda: init_state(config, update, seed)  # noqa: E731
+    abstract = partitioning.with_shardings(
+        mesh, jax.eval_shape(init), shard_optimizer=shard_optimizer
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    if shard_optimizer:
+        options["update_shardings"] = partitioning.update_shardings(mesh, abstract["params"])
+    step = make_train_step(config, update, seed=seed, **options)
+    state = jax.jit(init, out_shardings=shardings)()
+    return state, jax.jit(step, out_shardings=(shardings, None))
+
+
+def run(config, steps=4, *, mesh=None, update=None, **options):
     """Losses of some steps and the parameters after them."""
     mesh = mesh or partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
-    update = optimizer()
-    init = lambda: init_state(config, update, seed)  # noqa: E731
-    shardings = partitioning.state_shardings(mesh, jax.eval_shape(init))
-    state = jax.jit(init, out_shardings=shardings)()
-    step = jax.jit(
-        make_train_step(config, update, seed=seed, accumulation=accumulation),
-        out_shardings=(shardings, None),
-    )
+    state, step = sharded_step(config, update or optimizer(), mesh, **options)
     losses = []
     for number in range(steps):
         state, terms = step(state, partitioning.to_devices(mesh, make_batch(number)))
@@ -79,12 +90,110 @@ def reference():
     return run(CONFIG)
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (1, 2, 4), (2, 2, 2)])
-def test_a_mesh_computes_what_one_device_computes(reference, axes):
+RECIPES = {
+    "data parallel": MeshConfig(data=8),
+    "optimiser sharded": MeshConfig(data=8, shard_optimizer=True),
+    "fully sharded": MeshConfig(data=1, fsdp=8),
+    "tensor parallel": MeshConfig(data=2, tensor=4),
+    "all axes": MeshConfig(data=2, fsdp=2, tensor=2),
+    "all axes, optimiser sharded": MeshConfig(data=2, fsdp=2, tensor=2, shard_optimizer=True),
+    "two slices": MeshConfig(data=2, fsdp=2, slices=2, shard_optimizer=True),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_a_mesh_computes_what_one_device_computes(reference, recipe):
     """Same losses, dropout included, to the rounding of sums in another order."""
-    losses, params = run(CONFIG, mesh=partitioning.make_mesh(MeshConfig(*axes)))
+    mesh = partitioning.make_mesh(recipe)
+    losses, params = run(CONFIG, mesh=mesh, shard_optimizer=recipe.shard_optimizer)
     np.testing.assert_allclose(losses, reference[0], rtol=2e-5)
     assert_close(params, reference[1], 2e-5)
+
+
+def bytes_on_first_device(tree):
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def gathered_weights(step, state, batch):
+    """Shapes of the float arrays that the compiled step gathers from all devices."""
+    program = step.lower(state, batch).compile().as_text()
+    return set(re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", program))
+
+
+def test_a_sharded_optimiser_takes_an_eighth():
+    """Slots are an eighth on each device; each updates its eighth, and the weights are gathered.
+
+    Gradients reach the eighths by reduce-scatter, which XLA for CPU writes as all-reduce and slice.
+    """
+    config = dataclasses.replace(NO_DROPOUT, hidden_size=64, num_heads=8, vocab_size=1000)
+    mesh = partitioning.make_mesh(MeshConfig(data=8))
+    batch = partitioning.to_devices(mesh, make_batch(0))
+    whole, whole_step = sharded_step(config, optimizer(), mesh)
+    state, step = sharded_step(config, optimizer(), mesh, shard_optimizer=True)
+    assert bytes_on_first_device(state["params"]) == bytes_on_first_device(whole["params"])
+    share = bytes_on_first_device(state["optimizer"]) / bytes_on_first_device(whole["optimizer"])
+    assert share == pytest.approx(1 / 8, rel=0.01)  # two biases of two labels cannot be divided
+    assert gathered_weights(whole_step, whole, batch) == set()
+    gathered = gathered_weights(step, state, batch)
+    assert {"1024,64", "2,64,64", "64,64"} <= gathered
+
+
+def clipped(gradients, norm):
+    total = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradients)))
+    return jax.tree.map(lambda leaf: leaf * min(1.0, norm / total), gradients)
+
+
+def test_replicas_clip_for_themselves_and_are_summed():
+    """A literal loop over the replicas: own loss, own denominator, own clipping, then the sum."""
+    mesh = partitioning.make_mesh(MeshConfig(data=8))
+    update = optimizer(per_replica=True)
+    replicas = Replicas(mesh, clip_norm=1.0)
+    state, step = sharded_step(NO_DROPOUT, update, mesh, replicas=replicas)
+    state["step"] = state["step"] + 5  # at step 0 the learning rate is 0
+    batch = make_batch(0)
+    after, terms = step(state, partitioning.to_devices(mesh, batch))
+
+    def loss(params, rows):
+        logits = apply_pretraining(NO_DROPOUT, params, rows)
+        return pretraining_loss(pretraining_terms(logits, rows))
+
+    params = jax.device_get(state["params"])
+    gradient = jax.jit(jax.grad(loss))
+    parts = [
+        clipped(
+            gradient(params, {name: rows[2 * n : 2 * n + 2] for name, rows in batch.items()}), 1
+        )
+        for n in range(8)
+    ]
+    total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    mu = jax.device_get(after["optimizer"][1].mu)
+    assert_close(mu, jax.tree.map(lambda leaf: 0.1 * leaf, total), 1e-6)
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(total)))
+    np.testing.assert_allclose(terms["gradient_norm"][0], norm, rtol=1e-5)
+    assert norm > 2  # a sum of eight; a mean of eight clipped ones could not exceed 1
+
+
+def test_replicas_drop_out_differently():
+    """Eight replicas with the same rows would else have eight times the loss of one."""
+    rows = {name: np.repeat(rows[:1], 16, 0) for name, rows in make_batch(0).items()}
+    update = optimizer(per_replica=True)
+    sums = []
+    for devices in (8, 1):
+        mesh = partitioning.make_mesh(MeshConfig(data=devices), jax.devices()[:devices])
+        state, step = sharded_step(CONFIG, update, mesh, replicas=Replicas(mesh, 1.0))
+        batch = {name: values[: 2 * devices] for name, values in rows.items()}
+        _, terms = step(state, partitioning.to_devices(mesh, batch))
+        sums.append(float(terms["mlm_loss"][0]))
+    assert not np.isclose(sums[0], 8 * sums[1], rtol=1e-4)
+
+
+def test_tokens_are_those_of_the_global_batch():
+    mesh = partitioning.make_mesh(MeshConfig(data=8))
+    state, step = sharded_step(CONFIG, optimizer(), mesh)
+    batch = make_batch(0)
+    _, terms = step(state, partitioning.to_devices(mesh, batch))
+    assert int(terms["real_tokens"][0]) == batch["input_mask"].sum()
+    assert int(terms["real_tokens"][1]) == 16 * 32
 
 
 def test_a_step_repeats_to_the_bit(reference):

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts: the tokenised documents of one unit of the corpus, on their way into a store.
+
+A part is one file, an uncompressed .npz (whose members carry checksums) of blocks of some million
+characters, so that it is written and read in bounded memory. What is decided over the whole corpus
+(copies, the validation split) is decided from its small arrays; tokens are read once, at the end.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from data_pipeline.corpora import CorpusOptions, Unit
+from data_pipeline.documents import Document, read_piece
+from data_pipeline.errors import DiskError
+from data_pipeline.files import open_binary, place, written_whole
+from data_pipeline.output import disk_errors
+from data_pipeline.store import token_type
+from data_pipeline.tokenizers import Tokenizer
+
+_CHUNK_CHARACTERS = 1 << 22
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Documents in a row; no document and no sentence is empty."""
+
+    tokens: np.ndarray  # uint16 or uint32 [tokens]
+    sentence_lengths: np.ndarray  # int32 [sentences], in tokens
+    document_lengths: np.ndarray  # int32 [documents], in sentences
+    characters: np.ndarray  # int32 [documents]
+    text_hashes: np.ndarray  # uint64 [documents], of the text: choose the split
+    token_hashes: np.ndarray  # uint64 [documents], of the token ids: tell copies
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was handled on the way, to be told to the user."""
+
+    empty_documents: int = 0  # left out: no text, or none after cleaning
+    cut_documents: int = 0  # so long that they became several
+    nul_characters: int = 0  # dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class PartJob:
+    """What it takes to make the part of any unit."""
+
+    directory: str  # where parts are kept
+    corpus: CorpusOptions
+    tokenizer: Tokenizer
+
+    def __call__(self, unit: Unit) -> None:
+        """Makes one part, unless it is there already."""
+        path = part_path(place(self.directory), unit.number)
+        if path.exists():
+            return
+        documents = (d for piece in unit.pieces for d in read_piece(piece, self.corpus))
+        counts = Counts()
+        with (
+            disk_errors(path),
+            written_whole(path) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            for number, chunk in enumerate(_chunks(documents)):
+                block = encode(chunk, self.tokenizer, counts)
+                for name, array in vars(block).items():
+                    _add(archive, f"{number}/{name}", array)
+            _add(archive, "counts", np.array(dataclasses.astuple(counts), np.int64))
+
+
+def part_path(directory: Path, number: int) -> Path:
+    """Where the part of a unit is kept."""
+    return directory / f"{number:06d}.npz"
+
+
+def _add(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Groups of documents with about four million characters."""
+    chunk: list[Document] = []
+    characters = 0
+    for document in documents:
+        chunk.append(document)
+        characters += sum(map(len, document.sentences))
+        if characters > _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def encode(documents: Sequence[Document], tokenizer: Tokenizer, counts: Counts) -> Block:
+    """The block of some documents; empty sentences and documents are left out and counted."""
+    ids = iter(tokenizer.encode_batch([s for document in documents for s in document.sentences]))
+    tokens: list[np.ndarray] = []
+    lengths: list[int] = []
+    rows: list[tuple[int, int, int, int]] = []
+    for document in documents:
+        encoded = [sentence for _ in document.sentences if (sentence := next(ids))]
+        text = "\n".join(document.sentences)
+        counts.cut_documents += document.cut
+        counts.nul_characters += text.count("\0")
+        if not encoded:
+            counts.empty_documents += 1
+            continue
+        sizes = list(map(len, encoded))
+        array = np.fromiter(itertools.chain.from_iterable(encoded), np.int64, sum(sizes))
+        array = array.astype(token_type(tokenizer.vocab_size))
+        tokens.append(array)
+        lengths += sizes
+        characters = len(text) - len(document.sentences) + 1
+        rows.append((len(sizes), characters, _hash(text.encode()), _hash(array.tobytes())))
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    return Block(
+        np.concatenate(tokens or [np.zeros(0, token_type(tokenizer.vocab_size))]),
+        np.array(lengths, np.int32),
+        np.array(columns[0], np.int32),
+        np.array(columns[1], np.int32),
+        np.array(columns[2], np.uint64),
+        np.array(columns[3], np.uint64),
+    )
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+class Part:
+    """A finished part; use it in a `with` block."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file.
+
+        Raises:
+            DiskError: it is not as it was written.
+        """
+        self._path = path
+        self._file = open_binary(path)
+        try:
+            self._arrays: Any = np.load(self._file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise self._damage(error) from error
+        self.blocks = sum(name.endswith("/tokens") for name in self._arrays.files)
+
+    def array(self, block: int, name: str) -> np.ndarray:
+        """One array of one block."""
+        return self._array(f"{block}/{name}")
+
+    def block(self, number: int) -> Block:
+        """All arrays of one block."""
+        names = [field.name for field in dataclasses.fields(Block)]
+        return Block(**{name: self.array(number, name) for name in names})
+
+    def column(self, name: str) -> np.ndarray:
+        """One array of all blocks, joined."""
+        return np.concatenate(
+            [np.zeros(0, np.int32 if name.endswith("lengths") else np.uint64)]
+            + [self.array(number, name) for number in range(self.blocks)]
+        )
+
+    def counts(self) -> Counts:
+        """What was handled on the way."""
+        return Counts(*self._array("counts").tolist())
+
+    def _array(self, name: str) -> np.ndarray:
+        try:
+            return self._arrays[name]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise self._damage(error) from error
+
+    def _damage(self, error: Exception) -> DiskError:
+        return DiskError(
+            f"{self._path}, made earlier in this preparation, is damaged ({error}); remove it and "
+            "start again"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
