@@ -83,7 +83,10 @@ def draw(history: History) -> list[Picture]:
             "the pictures of the report need matplotlib: pip install 'matplotlib>=3.9'"
         ) from error
     pictures = []
-    for number, (title, caption, plot) in enumerate(_CHARTS):
+    rows = [*history.training, *history.held_out]
+    with_pairs = not rows or any("nsp_accuracy" in row for row in rows)
+    charts = [chart for chart in _CHARTS if with_pairs or chart[2] is not _plot_nsp_accuracy]
+    for number, (title, caption, plot) in enumerate(charts):
         with rc_context({**_STYLE, "svg.hashsalt": str(number)}):
             # The first one is as wide as two, so that its text is as large as theirs.
             figure = Figure(

@@ -51,6 +51,7 @@ PRETRAINING = (
     Column("NSP", 9, "nsp_loss", "{:.3f}".format),
     Column("correct", 9, "nsp_accuracy", "{:.1%}".format),
 )
+WITHOUT_PAIRS = PRETRAINING[:3]
 _PROGRESS = (
     Column("rate", 11, "learning_rate", "{:.2e}".format),
     Column("gradient", 10, "gradient_norm", "{:.3g}".format),

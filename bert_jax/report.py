@@ -120,7 +120,8 @@ def _history(workdir: Path, config: RunConfig) -> History:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     for row in rows["validation"]:
-        row["nsp_chance"] = max(row["random_share"], 1 - row["random_share"])
+        if "random_share" in row:  # not where rows hold no pairs
+            row["nsp_chance"] = max(row["random_share"], 1 - row["random_share"])
     return History(rows["train"], rows["validation"], config.spans(), config.model.vocab_size)
 
 

@@ -118,12 +118,10 @@ def _tiles(history: History, summary: Mapping[str, Any] | None) -> str:
         tiles += [
             ("Held-out MLM loss", f"{last['mlm_loss']:.3f}", _gain(last)),
             ("Held-out MLM accuracy", f"{last['mlm_accuracy']:.1%}", "of masked tokens exact"),
-            (
-                "Held-out NSP accuracy",
-                f"{last['nsp_accuracy']:.1%}",
-                f"± {last['nsp_standard_error']:.1%}; chance {last['nsp_chance']:.1%}",
-            ),
         ]
+        if "nsp_accuracy" in last:
+            note = f"± {last['nsp_standard_error']:.1%}; chance {last['nsp_chance']:.1%}"
+            tiles.append(("Held-out NSP accuracy", f"{last['nsp_accuracy']:.1%}", note))
     rates = [row["tokens_per_second"] for row in history.training if "tokens_per_second" in row]
     if rates:
         middle = sorted(rates)[len(rates) // 2]
@@ -175,16 +173,19 @@ def _held_out(history: History) -> str:
         ("MLM loss (nats)", [f"{row['mlm_loss']:.3f}" for row in newest.values()]),
         ("unigram entropy (nats)", [f"{row['unigram_entropy']:.3f}" for row in newest.values()]),
         ("MLM accuracy", [f"{row['mlm_accuracy']:.1%}" for row in newest.values()]),
-        ("NSP loss (nats)", [f"{row['nsp_loss']:.3f}" for row in newest.values()]),
-        (
-            "NSP accuracy",
-            [
-                f"{row['nsp_accuracy']:.1%} ± {row['nsp_standard_error']:.1%}"
-                for row in newest.values()
-            ],
-        ),
-        ("NSP chance", [f"{row['nsp_chance']:.1%}" for row in newest.values()]),
     ]
+    if all("nsp_accuracy" in row for row in newest.values()):
+        rows += [
+            ("NSP loss (nats)", [f"{row['nsp_loss']:.3f}" for row in newest.values()]),
+            (
+                "NSP accuracy",
+                [
+                    f"{row['nsp_accuracy']:.1%} ± {row['nsp_standard_error']:.1%}"
+                    for row in newest.values()
+                ],
+            ),
+            ("NSP chance", [f"{row['nsp_chance']:.1%}" for row in newest.values()]),
+        ]
     return "<h2>Held-out documents</h2>\n" + _table(rows)
 
 

@@ -31,7 +31,7 @@ from bert_jax.checkpoint import Checkpoints, load_params
 from bert_jax.config import RunConfig
 from bert_jax.evaluate import HeldOut
 from bert_jax.metrics import Window
-from bert_jax.monitoring import Monitor
+from bert_jax.monitoring import PRETRAINING, WITHOUT_PAIRS, Monitor
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.preemption import StopRequest
 from bert_jax.profiling import ProfilerWindow
@@ -86,6 +86,7 @@ def train_and_evaluate(config: RunConfig, workdir: Path) -> dict[str, Any]:
             run.config.steps,
             progress.step,
             tokens_left=run.config.token_slots(progress.step),
+            columns=PRETRAINING if config.data.pairs != "none" else WITHOUT_PAIRS,
             enabled=agreement.primary(),
         )
         stack.enter_context(contextlib.closing(monitor))

@@ -131,6 +131,15 @@ def test_finished_run(finished: pathlib.Path) -> None:
     assert "optimizer.warmup_steps" in text
 
 
+def test_a_run_without_pairs_shows_no_next_sentence_figures(finished: pathlib.Path) -> None:
+    names = ("nsp_loss", "nsp_accuracy", "nsp_standard_error", "random_share")
+    content = [{n: v for n, v in row.items() if n not in names} for row in rows(STEPS)]
+    write_rows(finished, content)
+    page = Page(write_report(finished))
+    assert page.text["b"] == [picture for picture in PICTURES if "NSP" not in picture]
+    assert "NSP" not in page.everything and "nan" not in page.everything
+
+
 def test_stands_alone(finished: pathlib.Path) -> None:
     page = Page(write_report(finished))
     assert not {"script", "link", "img", "iframe", "object"} & set(page.elements)

@@ -53,6 +53,22 @@ def test_row_weights_take_rows_out_of_the_next_sentence_task():
     np.testing.assert_allclose(terms["mlm_loss"][1], 3)
 
 
+def test_rows_without_a_label_have_no_next_sentence_loss():
+    logits, batch = hand_made()
+    labelled = pretraining_loss(pretraining_terms(logits, batch), batch)
+    nsp = pretraining_terms(logits, batch)["nsp_loss"]
+    batch["next_sentence_label"] = np.array([-1, -1], np.int32)
+    terms = pretraining_terms(logits, batch)
+    assert terms["nsp_loss"] == terms["nsp_accuracy"] == (0, 0)
+    np.testing.assert_allclose(
+        pretraining_loss(terms, batch), labelled - nsp[0] / nsp[1], rtol=1e-6
+    )
+    gradient = jax.grad(
+        lambda nsp: pretraining_loss(pretraining_terms(logits._replace(nsp=nsp), batch))
+    )(jnp.asarray(logits.nsp))
+    assert not np.any(gradient)
+
+
 def test_batch_without_predictions_gives_numbers():
     logits, batch = hand_made()
     batch["masked_weights"] = np.zeros((2, 2), np.float32)

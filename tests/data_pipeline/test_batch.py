@@ -50,6 +50,15 @@ def test_values_out_of_range_are_named(name, value, message):
     assert caught.value.exit_code == 65
 
 
+def test_rows_without_pairs_have_no_label_all_together():
+    batch = zeros()
+    batch["next_sentence_label"][:] = -1
+    validate(batch, SPEC, VOCABULARY)
+    batch["next_sentence_label"][0] = 0
+    with pytest.raises(DataError, match="next_sentence_label holds values from -1 to 0, allowed"):
+        validate(batch, SPEC, VOCABULARY)
+
+
 def test_missing_and_unknown_features_are_named():
     batch = zeros()
     batch["labels"] = batch.pop("masked_ids")
