@@ -9,7 +9,6 @@ and `transformers`: mean squared error of the one logit.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import BertConfig
-from bert_jax.finetune import metrics
+from bert_jax.finetune import metrics, predictions
 from bert_jax.finetune.config import FinetuneConfig, words
 from bert_jax.finetune.head import head_logits
-from bert_jax.finetune.predictions import write_table
 from bert_jax.finetune.task import Batch, Outputs, Task, Terms
 from bert_jax.layers import split_key
 from bert_jax.model import encode
@@ -84,7 +82,8 @@ def build(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
         logits=functools.partial(pooled_logits, config.model.head_dropout, bool(choices)),
         terms=squared_error_terms if regression else class_terms,
         score=functools.partial(_score, names, validation, regression),
-        write=functools.partial(_write, tests, data.id, written),
+        predictions=functools.partial(_predictions, tests, data.id, written),
+        suffix=".tsv",
         selection=names[0],
         columns=(Column("loss", 8, "loss", "{:.3f}".format),)
         + tuple(Column(name, 11, name, "{:.4f}".format) for name in names),
@@ -174,14 +173,9 @@ def _score(
     return metrics.class_figures(names, expected, logits.argmax(axis=-1))
 
 
-def _write(
-    tests: Mapping[str, Table],
-    id_column: str,
-    labels: Sequence[str],
-    split: str,
-    outputs: Outputs,
-    path: Path,
-) -> None:
+def _predictions(
+    tests: Mapping[str, Table], id_column: str, labels: Sequence[str], split: str, outputs: Outputs
+) -> dict[str, str]:
     """Ids are those of the column, else row numbers from 0; numeric ones come in their order."""
     table, logits = tests[split], np.stack(outputs)
     ids = table.column(id_column) if id_column else [str(row) for row in range(len(logits))]
@@ -190,7 +184,7 @@ def _write(
     else:
         values = [f"{value:.3f}" for value in logits[:, 0]]
     rows = sorted(zip(ids, values, strict=True), key=_by_number)
-    write_table(path, [number for number, _ in rows], [value for _, value in rows])
+    return {"": predictions.table([number for number, _ in rows], [value for _, value in rows])}
 
 
 def _by_number(row: tuple[str, str]) -> tuple[bool, int]:

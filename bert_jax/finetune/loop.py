@@ -141,7 +141,9 @@ def finetune(setup: Setup, seed: int, workdir: Path, overwrite: bool = False) ->
         UserError: anything the user can put right; what was saved stays intact.
     """
     config = dataclasses.replace(setup.config, seed=seed, seeds=1)
-    names = predictions.file_names(words(config.data.test), words(config.predictions.files))
+    names = predictions.file_names(
+        words(config.data.test), words(config.predictions.files), setup.task.suffix
+    )
     workdir.mkdir(exist_ok=True)
     description = directory.description(config, setup.model, setup.tokenizer, setup.task)
     directory.begin(workdir, description, setup.tokenizer)
@@ -271,10 +273,11 @@ def finish(run: Run, progress: Progress, names: dict[str, str], overwrite: bool)
     best = run.workdir / "checkpoints" / str(progress.best_step)
     abstract = finetuned_shapes(setup.model, setup.task.outputs, setup.mesh)
     params, _ = load_params(best, abstract)
-    writers = {}
+    contents = {}
     for split, name in names.items():
         outputs, _ = predict(setup, params, setup.task.test[split])
-        writers[name] = functools.partial(setup.task.write, split, outputs)
+        for part, text in setup.task.predictions(split, outputs).items():
+            contents[str(Path(name) / part)] = text
     summary = {
         "name": setup.config.name,
         "seed": run.seed,
@@ -287,8 +290,8 @@ def finish(run: Run, progress: Progress, names: dict[str, str], overwrite: bool)
         "versions": run_directory.versions(),
     }
     if jax.process_index() == 0:
-        if writers:
-            predictions.write_all(run.workdir / "predictions", writers, overwrite)
+        if contents:
+            predictions.write_all(run.workdir / "predictions", contents, overwrite)
         run_directory.write_json(run.workdir / "summary.json", summary)
     return summary
 

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction files: one for each test split, in the benchmark's format, never overwritten."""
+"""Prediction files of the test splits, in their benchmarks' formats, never overwritten."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import ConfigError, DiskError, OutputError
 
 
-def file_names(splits: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """The file of each test split; without names one called after the split.
+def file_names(splits: Sequence[str], names: Sequence[str], suffix: str) -> dict[str, str]:
+    """The file, or folder of files, of each test split; without names called after the split.
 
     Raises:
         ConfigError: there are not as many names as splits, or two splits share a name.
     """
-    names = names or [f"{Path(split).stem}.tsv" for split in splits]
+    names = names or [f"{Path(split).stem}{suffix}" for split in splits]
     if len(names) != len(splits) or len(set(names)) != len(names):
         raise ConfigError(
             f"predictions.files: {len(splits)} different names are needed, one for each test "
@@ -33,14 +33,12 @@ def refuse_existing(folder: Path, names: Sequence[str]) -> None:
             raise _exists(folder / name)
 
 
-def write_all(
-    folder: Path, writers: Mapping[str, Callable[[Path], None]], overwrite: bool
-) -> list[Path]:
+def write_all(folder: Path, contents: Mapping[str, str], overwrite: bool) -> list[Path]:
     """Writes every file under a temporary name, then gives all of them theirs.
 
     Args:
         folder: made if absent.
-        writers: what writes the file of a name to a path.
+        contents: of each file, by its path in the folder.
         overwrite: whether files of other content may be replaced; equal ones are left alone.
 
     Raises:
@@ -48,10 +46,10 @@ def write_all(
         DiskError: writing failed.
     """
     try:
-        folder.mkdir(exist_ok=True)
-        for name, write in writers.items():
-            write(folder / f"{name}.tmp")
-        for name in writers:
+        for name, text in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.tmp").write_text(text, "utf-8")
+        for name in contents:
             new, path = folder / f"{name}.tmp", folder / name
             if path.exists() and not overwrite and path.read_bytes() != new.read_bytes():
                 raise _exists(path)
@@ -59,15 +57,15 @@ def write_all(
     except OSError as error:
         raise DiskError(f"writing predictions into {folder} failed: {error.strerror}") from error
     finally:
-        for name in writers:
+        for name in contents:
             (folder / f"{name}.tmp").unlink(missing_ok=True)
-    return [folder / name for name in writers]
+    return [folder / name for name in contents]
 
 
-def write_table(path: Path, ids: Sequence[str], values: Sequence[str]) -> None:
+def table(ids: Sequence[str], values: Sequence[str]) -> str:
     """GLUE's format: a header, then the row's id, a tab, and what is predicted for it."""
     lines = [f"{number}\t{value}\n" for number, value in zip(ids, values, strict=True)]
-    path.write_text("index\tprediction\n" + "".join(lines), "utf-8")
+    return "index\tprediction\n" + "".join(lines)
 
 
 def _exists(path: Path) -> OutputError:

@@ -3,7 +3,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,7 +31,9 @@ class Task:
             is what training minimises.
         score: (name of a validation set, outputs) -> figures; of `selection` more is better.
             `outputs` holds the logits of each example, in order.
-        write: (name of a test set, outputs, path) -> writes the predictions.
+        predictions: (name of a test set, outputs) -> contents of its files by their names in the
+            set's folder; or of its only file, under the name "".
+        suffix: of the set's file if there is only one.
         selection: the figure that decides which checkpoint is the best.
         columns: figures to show on the console.
         record: what the run keeps of the task beside its recipe: `outputs`, and the label set.
@@ -45,7 +46,8 @@ class Task:
     logits: Callable[[BertConfig, Any, Batch, jax.Array | None], jax.Array]
     terms: Callable[[jax.Array, Batch, jax.Array], Terms]
     score: Callable[[str, Outputs], dict[str, float]]
-    write: Callable[[str, Outputs, Path], None]
+    predictions: Callable[[str, Outputs], dict[str, str]]
+    suffix: str
     selection: str
     columns: Sequence[Column]
     record: dict[str, Any]
