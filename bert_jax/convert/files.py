@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories written whole or not at all, and JSON read with a clear word when it is damaged."""
+"""Directories written whole or not at all, files not written over, JSON read with clear words."""
 
 import contextlib
 import json
@@ -55,6 +55,22 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{target} holds no model: --overwrite replaces only directories that hold one"
         )
+
+
+def check_new_file(path: str | None, overwrite: bool) -> None:
+    """Refuses to write over a file before any work is done for it.
+
+    Args:
+        path: the file, or None for no file.
+        overwrite: whether the user allows it.
+
+    Raises:
+        OutputError: the file exists, or its folder does not.
+    """
+    if path and Path(path).exists() and not overwrite:
+        raise OutputError(f"{path} exists; name another file, or add --overwrite")
+    if path and not Path(path).absolute().parent.is_dir():
+        raise OutputError(f"{path} cannot be written: its folder does not exist")
 
 
 def read_json(path: Path) -> dict[str, Any]:

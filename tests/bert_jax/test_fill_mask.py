@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filling blanks: probabilities against a plain softmax, batches, several blanks, and errors."""
+"""Filling blanks: probabilities against a plain softmax, batches, whole words, and errors."""
 
 import json
 import subprocess
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bert_jax.convert.conversion import convert
 from bert_jax.convert.huggingface import export_huggingface
-from bert_jax.fill_mask import fill_mask
+from bert_jax.fill_mask import BATCH_SIZE, fill_mask, fill_words
 from bert_jax.model import apply_pretraining
 from data_pipeline.errors import DataError
 from tests.bert_jax.tiny_model import VOCABULARY, random_params, tiny_config, tiny_tokenizer
@@ -76,6 +77,47 @@ def test_answers_do_not_depend_on_the_company(model):
         ]
 
 
+def test_words_of_several_pieces_are_found_as_by_trying_them_all(model):
+    """Against the plain product for every pair of pieces, in a text with a second [MASK]."""
+    config, params, tokenizer = model
+    text, special = "the [MASK] it [MASK]", tokenizer.special
+    found = fill_words(*model, [text], top=400, pieces=2)
+    assert [(result["text"], result["mask"]) for result in found] == [(text, 0), (text, 1)]
+    words = {p["token"]: p for p in found[0]["predictions"]}
+    single = plain(model, text, 2)
+    twice = "the [MASK] [MASK] it [MASK]"
+    first = plain(model, twice, 2)
+    for start in ("sea", "ship"):
+        second = plain(model, twice.replace("[MASK]", start, 1), 3)
+        place = VOCABULARY.index(start)
+        assert words[start]["probability"] == pytest.approx(single[place], rel=1e-4)
+        assert words[start]["pieces"] == 1
+        for end in ("##s", "##ed"):
+            word = words[start + end.removeprefix("##")]
+            expected = first[place] * second[VOCABULARY.index(end)]
+            assert word["probability"] == pytest.approx(expected, rel=1e-4)
+            assert word["pieces"] == 2
+    ranks = [p["probability"] ** (1 / p["pieces"]) for p in found[0]["predictions"]]
+    assert ranks == sorted(ranks, reverse=True)
+    letters = [token for token in VOCABULARY[5:] if "#" not in token]
+    endings = 2 * sum(token.isalnum() for token in letters)
+    assert len(words) == len(found[0]["predictions"])
+    assert len(words) == len(letters) + endings - 1  # "is" is an entry, and i ##s
+    assert special.mask not in [VOCABULARY.index(t) for t in words if t in VOCABULARY]
+
+
+def test_a_narrow_beam_keeps_the_best(model):
+    (wide, _) = fill_words(*model, ["the [MASK] it [MASK]"], top=400, pieces=2)
+    (narrow, _) = fill_words(*model, ["the [MASK] it [MASK]"], top=3, pieces=2)
+    assert len(narrow["predictions"]) == 3
+    assert narrow["predictions"][0] == wide["predictions"][0]
+
+
+def test_no_room_for_longer_words(model):
+    (result,) = fill_words(*model, ["[MASK]" + " the" * 37], top=500, pieces=3)
+    assert {p["pieces"] for p in result["predictions"]} == {1}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -114,9 +156,32 @@ def test_the_command_answers_arguments_and_lines(model, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text()) == fill_mask(*model, [text], 2)
     assert given.stdout.splitlines()[0] == "the ▢ sailed across [MASK]"
     assert given.stdout.splitlines()[3] == "the [MASK] sailed across ▢"
-    read = command(source, "--top=2", input=f"{text}\n\nno blank\n")
+    read = command(source, "--top=2", input=f"{text}\n\n")
     assert read.stdout == given.stdout
+    many = "".join(f"the [MASK] {'sea ' * (number % 7)}\n" for number in range(BATCH_SIZE + 5))
+    read = command(source, "--top=1", input=f"{many}no blank\n")
     assert (read.returncode, "no [MASK] in 'no blank'" in read.stderr) == (65, True)
+    assert read.stdout.count("▢") == BATCH_SIZE
+    words = command(source, "--top=2", "--pieces=3", text)
+    assert (words.returncode, words.stdout.count("▢")) == (0, 2), words.stderr
+
+
+@pytest.mark.parametrize("target_format", ["google", "orbax"])
+def test_every_format_is_asked(model, tmp_path, target_format):
+    export_huggingface(*model, "", tmp_path / "export")
+    convert(tmp_path / "export", tmp_path / "other", "huggingface", target_format)
+    done = command(f"--checkpoint={tmp_path / 'other'}", f"--json={tmp_path / 'a'}", "the [MASK]")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "a").read_text()) == fill_mask(*model, ["the [MASK]"])
+
+
+def test_files_are_not_written_over(tmp_path):
+    (tmp_path / "out.json").write_text("mine")
+    arguments = ["--checkpoint=x", f"--json={tmp_path / 'out.json'}", "a [MASK]"]
+    done = command(*arguments)
+    assert (done.returncode, "out.json exists; name another file" in done.stderr) == (73, True)
+    assert (tmp_path / "out.json").read_text() == "mine"
+    assert "x holds no model" in command(*arguments, "--overwrite").stderr
 
 
 @pytest.mark.parametrize(
