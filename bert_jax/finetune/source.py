@@ -24,8 +24,8 @@ from data_pipeline.tokenizers import Tokenizer, load_tokenizer
 def load_encoder(config: FinetuneConfig) -> tuple[BertConfig, dict[str, Any], Tokenizer]:
     """Shape, parameters (embeddings, encoder, pooler) and tokenizer of `config.init_from`.
 
-    With `config.random_weights` only the shape and the tokenizer are the source's. A pooler that
-    was never trained is drawn as a fresh one.
+    The parameters lack a pooler that was never trained; with `config.random_weights` they are
+    empty. What is missing is drawn at random, differently for every seed.
 
     Raises:
         DataError: the directory holds no model, or a damaged one.
@@ -42,9 +42,10 @@ def load_encoder(config: FinetuneConfig) -> tuple[BertConfig, dict[str, Any], To
             f"length {config.length} exceeds the {model.max_positions} positions of "
             f"{source}: set --config.length={model.max_positions} or lower"
         )
-    fresh = init_params(model, jax.random.key(config.seed))
-    start = fresh if config.random_weights else fresh | params
-    return model, {part: start[part] for part in ENCODER_PARTS}, tokenizer
+    parts = () if config.random_weights else ENCODER_PARTS
+    # On the host: the run lays them out over its own mesh.
+    start = jax.device_get({part: params[part] for part in parts if part in params})
+    return model, start, tokenizer
 
 
 def _load_finetuned(source: Path) -> tuple[BertConfig, dict[str, Any], Tokenizer]:

@@ -16,6 +16,7 @@ from bert_jax.config import BertConfig
 from bert_jax.finetune.config import FinetuneConfig
 from bert_jax.finetune.head import init_head
 from bert_jax.finetune.task import Batch, Task, Terms
+from bert_jax.model import ENCODER_PARTS, init_params
 from bert_jax.optimizer import make_optimizer
 from bert_jax.train_step import State
 
@@ -78,8 +79,11 @@ def init_finetune_state(
     encoder: Any,
     key: jax.Array,
 ) -> State:
-    """A fresh state: the given embeddings, encoder and pooler, and a new head."""
-    params = {**encoder, "head": init_head(config, task.outputs, key)}
+    """A fresh state: the given parts of the encoder, what they lack drawn anew, and a new head."""
+    head_key, encoder_key = jax.random.split(key)
+    params = init_params(config, encoder_key) | encoder
+    params = {part: params[part] for part in ENCODER_PARTS}
+    params["head"] = init_head(config, task.outputs, head_key)
     return {
         "params": params,
         "optimizer": optimizer.init(params),
