@@ -146,7 +146,7 @@ def _make_parts(
         print(f"continuing: {len(units) - len(left):,} of {len(units):,} parts are there already")
     job = PartJob(str(work.parts), corpus, tokenizer)
     sizes = {part_path(work.parts, unit.number).name: unit.bytes for unit in left}
-    with _progress("prepare", sizes, work.parts):
+    with _progress("parts", sizes, work.parts):
         _run(left, job, work, where)
 
 
@@ -210,22 +210,22 @@ def _run(tasks: Sequence[Any], job: Any, work: Workspace, where: Where) -> None:
 
 
 @contextlib.contextmanager
-def _progress(command: str, sizes: Mapping[str, int], directory: Path) -> Iterator[None]:
+def _progress(what: str, sizes: Mapping[str, int], directory: Path) -> Iterator[None]:
     """Tells while the block runs which of the files, of these sizes, have appeared."""
-    progress = Progress(command, sum(sizes.values()))
+    progress = Progress("prepare", sum(sizes.values()))
     finished = threading.Event()
 
     def watch() -> None:
         while not finished.wait(_SECONDS_BETWEEN_LOOKS):
             done = sizes.keys() & {path.name for path in directory.iterdir()}
-            note = f"{len(done):,} of {len(sizes):,} files"
+            note = f"{what}: {len(done):,} of {len(sizes):,}"
             progress.update(sum(sizes[name] for name in done), note)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
-        progress.finish(f"{len(sizes):,} files")
+        progress.finish(f"{what}: {len(sizes):,} of {len(sizes):,}")
     finally:
         finished.set()
         thread.join()

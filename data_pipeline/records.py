@@ -191,8 +191,7 @@ def write_metadata(store: Store, shards: list[Shard], output: Path) -> None:
         builder=identity,
         features=_features(store.vocab_size),
         description=(
-            f"Token ids of {manifest['name']}, tokenizer {manifest['tokenizer']['fingerprint']}. "
-            f"{manifest['provenance']}"
+            f"Token ids, tokenizer {manifest['tokenizer']['fingerprint']}. {manifest['provenance']}"
         ).strip(),
         license=manifest["licence"] or None,
     )

@@ -68,7 +68,9 @@ class Store:
         self.vocab_size: int = tokenizer["vocab_size"]
         self.tokenizer_fingerprint: str = tokenizer["fingerprint"]
         self.special = SpecialTokens(**tokenizer["special"])
-        content = json.dumps([manifest["files"], tokenizer], sort_keys=True)
+        # What training reads: arrays and tokenizer, which lie in folders, and not the records.
+        files = {name: entry for name, entry in manifest["files"].items() if "/" in name}
+        content = json.dumps([files, tokenizer], sort_keys=True)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
     @functools.cached_property

@@ -31,7 +31,14 @@ class TfdsDataset:
         self.examples: int = info.num_examples
         self.bytes: int = max(info.num_bytes, info.num_examples)  # a slice tells no bytes
         spec = tfds.core.ReadInstruction.from_spec(split)
-        self._stretches = spec.to_absolute(builder.info.splits)
+        self._stretches = [  # of the splits as they lie on the disk: "train+test[:10%]" has two
+            (
+                s.splitname,
+                s.from_ or 0,
+                builder.info.splits[s.splitname].num_examples if s.to is None else s.to,
+            )
+            for s in spec.to_absolute(builder.info.splits)
+        ]
 
     def texts(
         self, field: str, start: int = 0, stop: int | None = None
@@ -67,16 +74,13 @@ class TfdsDataset:
         """The field of the examples from `start` up to `stop`."""
         import tensorflow_datasets as tfds
 
-        earlier = 0  # examples before this stretch of the split, which may be "train+test[:10%]"
-        for stretch in self._stretches:
-            size = stretch.to - stretch.from_
-            first, last = (min(max(n - earlier, 0), size) for n in (start, stop))
-            earlier += size
+        earlier = 0  # examples of the stretches before
+        for name, begin, end in self._stretches:
+            first, last = (min(max(n - earlier + begin, begin), end) for n in (start, stop))
+            earlier += end - begin
             if first == last:
                 continue
-            span = tfds.core.ReadInstruction(
-                stretch.splitname, stretch.from_ + first, stretch.from_ + last, unit="abs"
-            )
+            span = tfds.core.ReadInstruction(name, first, last, unit="abs")
             decoders = tfds.decode.PartialDecoding({field: True})
             if self._builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
                 source = self._builder.as_data_source(span, decoders=decoders)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data_pipeline import corpora
-from data_pipeline.corpora import CorpusOptions, detect_format, find_sources, read_documents
+from data_pipeline import documents
+from data_pipeline.corpora import CorpusOptions, detect_format, find_sources
+from data_pipeline.documents import read_documents
 from data_pipeline.errors import DataError, UsageError
 from data_pipeline.sentences import split_sentences
 
@@ -162,15 +163,15 @@ def test_inputs_that_lead_nowhere(tmp_path: Path) -> None:
 def test_documents_larger_than_memory_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpora, "MAX_DOCUMENT_CHARACTERS", 100)
-    monkeypatch.setattr(corpora, "MAX_PARAGRAPH_CHARACTERS", 50)
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_CHARACTERS", 100)
+    monkeypatch.setattr(documents, "MAX_PARAGRAPH_CHARACTERS", 50)
     sentences = [f"This is sentence number {number}." for number in range(100)]
     (tmp_path / "a.txt").write_text("\n".join(sentences))
     for format_name in ("lines", "prose"):
-        documents = read(f"{tmp_path}/a.txt", format=format_name)
-        assert [sentence for document in documents for sentence in document] == sentences
-        assert len(documents) > 10
-        assert max(sum(map(len, document)) for document in documents) < 250
+        read_back = read(f"{tmp_path}/a.txt", format=format_name)
+        assert [sentence for document in read_back for sentence in document] == sentences
+        assert len(read_back) > 10
+        assert max(sum(map(len, document)) for document in read_back) < 250
 
 
 def test_sentences_follow_the_language() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import prepare as prepare_module
+from data_pipeline import parts
 from data_pipeline.corpora import CorpusOptions
 from data_pipeline.errors import DataError, OutputError, UsageError
 from data_pipeline.prepare import prepare, summary
@@ -110,9 +110,9 @@ def test_chunks_change_nothing(
 ) -> None:
     corpus = CorpusOptions(str(write_lines(tmp_path / "a.txt", random_documents(100))))
     whole = prepare(corpus, tokenizer, tmp_path / "whole", validation_fraction=0.1)
-    monkeypatch.setattr(prepare_module, "_CHUNK_CHARACTERS", 50)
-    parts = prepare(corpus, tokenizer, tmp_path / "parts", validation_fraction=0.1)
-    assert parts.fingerprint == whole.fingerprint
+    monkeypatch.setattr(parts, "_CHUNK_CHARACTERS", 50)
+    cut = prepare(corpus, tokenizer, tmp_path / "parts", validation_fraction=0.1)
+    assert cut.fingerprint == whole.fingerprint
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.02, 0.5, 1 - 1e-9])
@@ -156,7 +156,14 @@ def test_the_manifest_says_what_is_inside(tmp_path: Path, tokenizer: WordPieceTo
     assert manifest["sources"] == [
         {"name": str(path), "format": "lines", "bytes": path.stat().st_size}
     ]
-    assert manifest["counts"] == {"characters": 22, "unknown_tokens": 2, "empty_documents": 0}
+    assert manifest["counts"] == {
+        "characters": 22,
+        "unknown_tokens": 2,
+        "empty_documents": 0,
+        "dropped_documents": 0,
+        "cut_documents": 0,
+        "nul_characters": 0,
+    }
     tokens = sum(split["tokens"] for split in manifest["splits"].values())
     assert tokens == 3 + 1 + 3 + 4  # the cat . | ☃ | the dog . | s ##o ☃ .
     assert manifest["options"]["validation_fraction"] == 0.02
@@ -243,7 +250,7 @@ def test_the_command(tmp_path: Path, tokenizer_directory: Path) -> None:
     ]
     done = run("prepare", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "50 documents" in done.stderr and "read as lines: " in done.stderr
+    assert "parts: 1 of 1, done in" in done.stderr and "read as lines: " in done.stderr
     assert "[UNK] 0.000% of the tokens" in done.stdout
     assert json.loads((tmp_path / "store" / "store.json").read_text())["licence"] == ""
     again = run("prepare", *arguments)

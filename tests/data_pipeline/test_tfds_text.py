@@ -3,7 +3,8 @@
 
 import pytest
 
-from data_pipeline.corpora import CorpusOptions, find_sources, read_documents
+from data_pipeline.corpora import CorpusOptions, find_sources
+from data_pipeline.documents import read_documents
 from data_pipeline.errors import DataError, UsageError
 
 # TFDS calls parts of protobuf that are going away.
