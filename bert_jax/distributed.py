@@ -42,7 +42,8 @@ _PLATFORMS = ("", "cpu", "gpu", "tpu")
 _peer_seconds = [60]  # of the cluster that was joined
 _last_step = [0.0]  # when the newest step was made, by time.monotonic
 _leaving = threading.Lock()
-_abort_handlers: list[Any] = []  # kept alive
+_abort_handler: list[Any] = []  # kept alive
+_abort_reason = [""]
 _RESUME = "what was saved is intact, and the same command on all hosts resumes"
 
 
@@ -106,7 +107,8 @@ def joined(cluster: Cluster) -> Iterator[None]:
             if jax.process_count() > 1:
                 agreement.introduce(socket.gethostname())
                 step_made()
-                threading.Thread(target=_watch, args=(done, cluster), daemon=True).start()
+                for watch in (_watch_hosts, _watch_run):
+                    threading.Thread(target=watch, args=(done, cluster), daemon=True).start()
             yield
     finally:
         done.set()
@@ -145,38 +147,41 @@ def leave_together() -> Iterator[None]:
 
 
 def _start(cluster: Cluster) -> None:
-    _translate_abort()
-    jax.config.update("jax_enable_recoverability", True)  # else JAX aborts before we say why
-    jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM; see preemption
-    known = (
-        {}
-        if cluster.coordinator in ("", "auto")
-        else {
+    known: dict[str, Any] = {}
+    if cluster.coordinator not in ("", "auto"):
+        known = {
             "coordinator_address": cluster.coordinator,
             "num_processes": cluster.processes,
             "process_id": cluster.process,
             "cluster_detection_method": "deactivate",
         }
+    which = f"process {cluster.process} of {cluster.processes}" if known else "this process"
+    missed = (
+        f"{which} did not find the others within {cluster.start_seconds} s"
+        + f" through {cluster.coordinator}" * bool(known)
+        + "; is process 0 running there, is its port open and free, and is --processes the same, "
+        "and --process another one, everywhere?"
     )
+    _abort_reason[0] = missed
+    _translate_abort()
+    jax.config.update("jax_enable_recoverability", True)  # else JAX aborts before we say why
+    jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM; see preemption
     try:
         jax.distributed.initialize(
             **known,
             initialization_timeout=cluster.start_seconds,
             heartbeat_timeout_seconds=cluster.peer_seconds,
         )
-    except (RuntimeError, ValueError) as error:
-        if not known:
-            raise ConfigError(
-                f"the processes of this run cannot be found in the environment ({error}); on one "
-                "TPU VM, GKE or Slurm that should work, elsewhere give --coordinator=HOST:PORT, "
-                "--processes=N and --process=I"
-            ) from error
-        raise PeerLost(
-            f"process {cluster.process} of {cluster.processes} did not find the others within "
-            f"{cluster.start_seconds} s through {cluster.coordinator} ({first_line(error)}); is "
-            "process 0 running there, is the port open and free, and is --processes the same, and "
-            "--process another one, everywhere?"
+    except ValueError as error:
+        raise ConfigError(
+            f"the processes of this run cannot be found in the environment ({error}): "
+            "give --coordinator=HOST:PORT, --processes=N and --process=I"
         ) from error
+    except RuntimeError as error:
+        raise PeerLost(f"{missed} ({first_line(error)})") from error
+    _abort_reason[0] = (
+        f"JAX has ended this process: process 0, the coordinator, is gone, or see above; {_RESUME}"
+    )
 
 
 def _check_platform(platform: str) -> None:
@@ -201,26 +206,28 @@ def _end() -> None:
     jax.distributed.shutdown()
 
 
-def _watch(done: threading.Event, cluster: Cluster) -> None:
+def _watch_hosts(done: threading.Event, cluster: Cluster) -> None:
+    """Leaves when a process is lost; the question waits for the answers of all that live."""
     processes = list(range(jax.process_count()))
     while not done.wait(_POLL_SECONDS):
+        reason = f"no sign of life for {cluster.peer_seconds} s"
         try:
-            failures = client().key_value_dir_get("failed/")
             missing = set(processes) - set(client().get_live_nodes(processes))
         except jax.errors.JaxRuntimeError as error:
-            failures, missing = [], {0}
-            reason = f"the coordinator cannot be reached ({first_line(error)})"
-        else:
-            reason = f"no sign of life for {cluster.peer_seconds} s"
-        if done.is_set():
-            return
-        for key, value in failures:
-            failure = json.loads(value)
-            name = host_name(int(key.rpartition("/")[2]))
-            _leave(f"{name} has stopped: {failure['message']}", failure["code"])
-        if missing:
+            missing, reason = {0}, f"the coordinator cannot be reached ({first_line(error)})"
+        if missing and not done.is_set():
             names = " and ".join(host_name(process) for process in sorted(missing))
             _leave(f"lost {names}: {reason}; {_RESUME}", EXIT_PEER_LOST)
+
+
+def _watch_run(done: threading.Event, cluster: Cluster) -> None:
+    """Leaves when another process has failed, or when no steps are made."""
+    while not done.wait(_POLL_SECONDS):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # that is for `_watch_hosts`
+            for key, value in client().key_value_dir_get("failed/"):
+                failure = json.loads(value)
+                name = host_name(int(key.rpartition("/")[2]))
+                _leave(f"{name} has stopped: {failure['message']}", failure["code"])
         if time.monotonic() - _last_step[0] > cluster.stall_seconds:
             faulthandler.dump_traceback(all_threads=True)
             message = f"no step was made for {cluster.stall_seconds} s (stacks above); {_RESUME}"
@@ -245,16 +252,15 @@ def _leave(message: str, code: int) -> NoReturn:
 
 
 def _translate_abort() -> None:
-    """Where process 0 is gone, JAX aborts at once; this gives that the exit code of a lost host.
+    """Gives the exit code of a lost host, and a reason, where JAX's runtime aborts the process.
 
-    A handler made by `signal.signal` would never run: it waits for the interpreter's main thread.
+    It does so when the others do not come at the start, and at once when process 0 is gone. A
+    handler made by `signal.signal` would never run: it waits for the interpreter's main thread.
     """
 
     def handle(number: int) -> None:
-        text = f"error: JAX has ended this process: {host_name(0)}, the coordinator, is gone, "
-        os.write(2, f"{text}or see above; {_RESUME}\n".encode())
+        os.write(2, f"error: {_abort_reason[0]}\n".encode())
         os._exit(EXIT_PEER_LOST)
 
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-    _abort_handlers.append(kind(handle))
-    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handlers[-1])
+    _abort_handler.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(handle))
+    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler[-1])
