@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Fine-tuning recipes: the nine GLUE tasks, SWAG, and the user's own files.
+r"""Fine-tuning recipes: the nine GLUE tasks, SWAG, SQuAD, CoNLL, and the user's own files.
 
     python -m bert_jax.finetune --config=configs/finetune.py:mrpc --init_from=MODEL --workdir=DIR
     python -m bert_jax.finetune --config=configs/finetune.py:files --init_from=MODEL \
@@ -7,7 +7,8 @@ r"""Fine-tuning recipes: the nine GLUE tasks, SWAG, and the user's own files.
         --config.data.text_a=sentence --config.data.label=label
 
 Tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli (TensorFlow Datasets), swag (its CSV
-files), files (TSV, CSV or JSONL; `--config.task=regression` for numbers). Length, batch, epochs and
+files), squad1 and squad2 (the JSON of SQuAD 1.1 and 2.0), conll (words and tags in columns), files
+(TSV, CSV or JSONL; `--config.task=regression` for numbers). Length, batch, epochs and
 rate are those of google-research/bert's README for `run_classifier.py`; the paper chose the rate
 among 5e-5, 4e-5, 3e-5 and 2e-5 on the dev set (section 4.1). The words of the prediction files are
 those of gluebenchmark.com.
@@ -51,9 +52,14 @@ def get_config(task: str = "files") -> ConfigDict:
         return _glue(task)
     if task == "swag":
         return _swag()
+    if task in ("squad1", "squad2"):
+        return _squad(impossible=task == "squad2")
+    if task == "conll":
+        return _conll()
     if task == "files":
         return _files()
-    raise ValueError(f"no recipe for {task!r}: use {', '.join(_GLUE)}, swag or files")
+    others = "swag, squad1, squad2, conll or files"
+    raise ValueError(f"no recipe for {task!r}: use {', '.join(_GLUE)}, {others}")
 
 
 def _recipe(name: str, task: str, metrics: str, data: dict[str, str]) -> ConfigDict:
@@ -134,6 +140,49 @@ def _swag() -> ConfigDict:
         ),
     )
     config.batch_size = 16
+    return config
+
+
+def _squad(impossible: bool) -> ConfigDict:
+    """Sections 4.2 and 4.3 of the paper; length and stride of `run_squad.py`."""
+    version = "2.0" if impossible else "1.1"
+    dev = f"dev-v{version}.json"
+    config = _recipe(
+        "squad2" if impossible else "squad1",
+        "question_answering",
+        "f1,exact" if impossible else "f1,exact_match",
+        # Also as a test file, so that predictions for it are written.
+        dict(source="files", train=f"train-v{version}.json", validation=dev, test=dev),
+    )
+    config.update(
+        length=384, batch_size=48 if impossible else 32, epochs=2.0 if impossible else 3.0
+    )
+    config.optimizer.learning_rate = 5e-5
+    config.model.head_dropout = 0.0
+    config.question_answering = dict(
+        doc_stride=128,
+        max_query_length=64,
+        n_best=20,
+        max_answer_length=30,
+        impossible=impossible,
+        null_threshold=0.0,  # SQuAD 2.0: take best_f1_thresh of the dev file
+    )
+    return config
+
+
+def _conll() -> ConfigDict:
+    """Section 5.3 of the paper; the rate is the middle of appendix A.3. Give the cased model."""
+    data = dict(
+        source="files",
+        train="train.txt",
+        validation="valid.txt",
+        test="test.txt",
+        text_a="first",  # columns: first, last, or a number from 1
+        label="last",
+        labels="",
+    )
+    config = _recipe("conll", "tagging", "f1,precision,recall", data)
+    config.optimizer.learning_rate = 3e-5
     return config
 
 

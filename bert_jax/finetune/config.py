@@ -12,7 +12,7 @@ from bert_jax.config import BertConfig, CheckpointConfig, MeshConfig, OptimizerC
 from bert_jax.typed_mapping import build
 from data_pipeline.errors import ConfigError
 
-TASKS = ("classification", "regression", "multiple_choice")
+TASKS = ("classification", "regression", "multiple_choice", "question_answering", "tagging")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -55,6 +55,27 @@ class LabelledData:
         found = words(self.labels)
         _require(len(set(found)) == len(found), f"data.labels names a label twice: {self.labels}")
         _require(len(found) != 1, f"data.labels names one label ({self.labels}): at least two")
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnswering:
+    """Windows and answers of SQuAD (flags of `run_squad.py`).
+
+    A paragraph is read in windows that start every `doc_stride` pieces; questions are cut to
+    `max_query_length`. `impossible` learns and predicts that there is no answer (SQuAD 2.0), and
+    predicts it where its score is higher than that of the best answer by `null_threshold`.
+    """
+
+    doc_stride: int = 128
+    max_query_length: int = 64
+    n_best: int = 20
+    max_answer_length: int = 30
+    impossible: bool = False
+    null_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length"):
+            _require(getattr(self, name) > 0, f"question_answering.{name} must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +172,7 @@ class FinetuneConfig:
     evaluation: FinetuneEvaluation
     model: FinetuneModel = FinetuneModel()
     predictions: Predictions = Predictions()
+    question_answering: QuestionAnswering = QuestionAnswering()
     checkpoint: CheckpointConfig = CheckpointConfig(every=1000, keep_last=1)
     mesh: MeshConfig = MeshConfig()
     seed: int = 0

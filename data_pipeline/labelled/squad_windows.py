@@ -26,8 +26,6 @@ class WindowOptions:
     query: int = 64
 
     def __post_init__(self) -> None:
-        if self.stride < 1 or self.query < 1:
-            raise ConfigError("document stride and question length must be positive")
         if self.length <= self.query + 3:
             raise ConfigError(
                 f"length {self.length} leaves no room for a paragraph after questions of up to "
