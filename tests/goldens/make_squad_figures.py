@@ -33,7 +33,10 @@ def case(draw, impossible):
     }
     return {
         "answers": answers,
-        "predictions": {number: draw.choice(SAID) for number in answers},
+        "predictions": {
+            number: draw.choice(right if right and draw.random() < 0.6 else SAID)
+            for number, right in answers.items()
+        },
         "null_odds": {number: round(draw.uniform(-5, 5), 1) for number in answers},
     }
 
