@@ -94,9 +94,8 @@ def joined(cluster: Cluster) -> Iterator[None]:
         PeerLost: the others did not come in time.
         ConfigError: JAX does not run on the platform that was asked for.
     """
-    if cluster.platform:
-        # Without, JAX takes the CPU with a warning where an accelerator does not start.
-        jax.config.update("jax_platforms", cluster.platform)
+    if cluster.platform in ("cpu", "tpu"):  # a GPU is CUDA's or ROCm's, as JAX finds it
+        jax.config.update("jax_platforms", "cpu" if cluster.platform == "cpu" else "tpu,cpu")
     if cluster.coordinator or cluster.platform == "tpu":
         _start(cluster)
     _peer_seconds[0] = cluster.peer_seconds
@@ -189,11 +188,14 @@ def _check_platform(platform: str) -> None:
         found = jax.default_backend()
     except RuntimeError as error:
         raise ConfigError(
-            f"JAX finds no {platform or 'device'} ({first_line(error)}); is another process using "
-            "it, and is JAX installed for it?"
+            f"JAX finds no {platform or 'device'} ({first_line(error)}): is JAX installed for it, "
+            "and does no other process use it?"
         ) from error
-    if platform and found != platform:
-        raise ConfigError(f"--platform={platform} was asked for, and JAX runs on {found}")
+    if platform and found != platform:  # JAX takes the CPU with no more than a warning
+        raise ConfigError(
+            f"--platform={platform} was asked for, and JAX runs on {found}: is JAX installed for "
+            f"{platform}, and is JAX_PLATFORMS unset?"
+        )
 
 
 def _end() -> None:

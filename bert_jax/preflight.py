@@ -21,7 +21,7 @@ from data_pipeline.errors import ConfigError, OutputError
 
 _PACKAGE = Path(__file__).parent
 _CODE = (_PACKAGE, _PACKAGE.parent / "data_pipeline")
-_APPEAR_SECONDS = 30.0  # a network file system may show a new file late
+_APPEAR_SECONDS = 10.0  # a network file system may show a new file late
 # These may differ from host to host: a store can be staged to each host's disk.
 _OWN_KEYS = ("data.store:", "data.reader:")
 

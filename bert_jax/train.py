@@ -194,13 +194,15 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
         waited = time.monotonic()
         batch = next(feed)
         waited = time.monotonic() - waited
-        state, terms = train_step(state, partitioning.to_devices(run.mesh, batch))
+        arrays = partitioning.to_devices(run.mesh, batch)
+        state, terms = train_step(state, arrays)
         progress.step += 1
         progress.wall_seconds = time.monotonic() - started
         window.add(progress.step, terms, batch)
         distributed.step_made()
         profiler.after_step(progress.step, terms)
-        monitor.count(examples=len(batch["input_ids"]), tokens=batch["input_ids"].size, wait=waited)
+        examples, length = arrays["input_ids"].shape  # of all hosts
+        monitor.count(examples=examples, tokens=examples * length, wait=waited)
         stopping = stop.due(progress.step)
         last = progress.step in boundaries or stopping
         if progress.step % config.log_every == 0 or progress.step == 1 or last:

@@ -16,8 +16,12 @@ def assert_same_curves(workdir, other):
         assert rows_of(workdir, kind) == rows_of(other, kind)
 
 
-def saved_steps(workdir):
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+def damage(step):
+    """Flips one bit in the largest file of a saved step."""
+    path = max((path for path in step.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def test_hosts_that_are_stopped_and_killed_end_with_the_bits_of_one_host(tmp_path, topics_store):
@@ -28,12 +32,13 @@ def test_hosts_that_are_stopped_and_killed_end_with_the_bits_of_one_host(tmp_pat
     stopped = re.findall(r"asked to stop: step (\d+) is saved; the same command resumes", printed)
     assert len(stopped) == 2
     assert len(set(stopped)) == 1
-    assert saved_steps(tmp_path / "pod")[-1] == int(stopped[0])
 
+    damage(tmp_path / "pod" / "checkpoints" / stopped[0])
     code, printed = run_pod(2, 2, flags, signal_at=(7, KILL, 1))
     assert code == 76, printed
     assert "[host 0] error: lost process 1 on " in printed
-    assert f"resuming after step {stopped[0]} of 12" in printed
+    assert "resuming after step 3 of 12" in printed
+    assert (tmp_path / "pod" / "checkpoints" / f"corrupt-{stopped[0]}").is_dir()
 
     code, printed = run_pod(1, 4, flags)
     assert code == 0, printed
@@ -95,6 +100,29 @@ def test_an_error_of_one_host_is_told_by_all(tmp_path, topics_store):
     assert "absent" in printed
     printed, _ = second.communicate()
     assert second.returncode == 65, printed
+
+
+def test_a_stuck_run_says_where_and_ends(tmp_path, topics_store):
+    """The first step, with its compilation, takes longer than the second that is allowed here."""
+    flags = [*training_flags(tmp_path / "run", topics_store), "--stall_seconds=1"]
+    code, printed = run_pod(2, 1, flags)
+    assert code == 76, printed
+    assert "no step was made for 1 s (stacks above)" in printed
+    assert "most recent call first" in printed
+
+
+def test_hosts_that_do_not_share_the_directory_are_named(tmp_path, topics_store):
+    port = free_port()
+    (tmp_path / "other").mkdir()
+    hosts = [
+        start_host(0, port, training_flags(tmp_path / "run", topics_store)),
+        start_host(1, port, training_flags(tmp_path / "other", topics_store)),
+    ]
+    for host in hosts:
+        printed, _ = host.communicate()
+        assert host.returncode == 73, printed
+        name = f"process 1 on {socket.gethostname()}"
+        assert f"{tmp_path / 'run'} of {name} is not the directory of process 0" in printed
 
 
 def test_two_pods_cannot_share_a_directory(tmp_path, topics_store):

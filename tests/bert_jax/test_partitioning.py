@@ -48,6 +48,51 @@ def test_mesh_that_does_not_multiply_is_refused(axes):
         partitioning.make_mesh(MeshConfig(*axes))
 
 
+@pytest.mark.parametrize(
+    ("slices", "message"),
+    [(3, "mesh.slices=3 does not divide the 8 devices"), (0, "mesh.slices=0 does not divide")],
+)
+def test_slices_that_do_not_divide_are_refused(slices, message):
+    with pytest.raises(ConfigError, match=message):
+        partitioning.make_mesh(MeshConfig(slices=slices))
+
+
+class Chip:
+    """A device of a topology that this machine does not have."""
+
+    platform = device_kind = "stand-in"
+
+    def __init__(self, number, slice_index):
+        self.id, self.process_index, self.slice_index = number, number // 2, slice_index
+
+
+def test_only_the_slice_axis_leaves_a_slice():
+    chips = [Chip(number, slice_index=number % 2) for number in range(8)]
+    mesh = partitioning.make_mesh(MeshConfig(data=2, fsdp=2, slices=2), chips)
+    assert mesh.shape == {"slice": 2, "data": 2, "fsdp": 2, "tensor": 1}
+    for number in range(2):
+        assert {chip.slice_index for chip in mesh.devices[number].flat} == {number}
+    with pytest.raises(ConfigError, match="the devices form 2 slices: set mesh.slices=2"):
+        partitioning.make_mesh(MeshConfig(), chips)
+    with pytest.raises(ConfigError, match="does not multiply to the 4 devices there are in each"):
+        partitioning.make_mesh(MeshConfig(data=8, slices=2), chips)
+
+
+def test_slots_are_spread_over_data_where_a_dimension_divides():
+    mesh = partitioning.make_mesh(MeshConfig(data=4, tensor=2))
+    state = abstract_state()
+    shardings = partitioning.state_shardings(mesh, state, shard_optimizer=True)
+    slots = shardings["optimizer"][1].mu
+    assert slots["embeddings"]["word"].spec == PartitionSpec(("tensor", "data"), "fsdp")
+    # two layers do not divide by four, 128 hidden do
+    assert slots["encoder"]["mlp"]["up"]["kernel"].spec == PartitionSpec(
+        None, ("fsdp", "data"), "tensor"
+    )
+    assert slots["nsp"]["bias"].spec == PartitionSpec(None)  # two labels: on every device
+    assert shardings["params"]["embeddings"]["word"].spec == PartitionSpec("tensor", "fsdp")
+    assert partitioning.update_shardings(mesh, state["params"]) == slots
+
+
 @pytest.mark.parametrize("optimizer", ["bert_adam", "adamw", "lamb"])
 def test_slots_are_laid_out_like_their_parameters(optimizer):
     mesh = partitioning.make_mesh(MeshConfig(2, 2, 2))
@@ -87,7 +132,8 @@ def test_table_has_no_parameter_that_does_not_exist():
         "/".join(entry.key for entry in path)
         for path, _ in jax.tree_util.tree_leaves_with_path(abstract_state()["params"])
     }
-    assert paths == set(partitioning.PARAMETER_AXES)
+    fine_tuned = {"head/kernel", "head/bias"}
+    assert paths | fine_tuned == set(partitioning.PARAMETER_AXES)
     used = {axis for axes in partitioning.PARAMETER_AXES.values() for axis in axes}
     assert used == set(partitioning.AXIS_RULES)
 
@@ -110,6 +156,10 @@ def test_table_has_no_parameter_that_does_not_exist():
             "accumulation 3: use 36",
         ),
         ({"evaluation.batch_size": 2}, "evaluation.batch_size 2 is not divisible by 4"),
+        (
+            {"optimizer.per_replica": True, "evaluation.batch_size": 8},
+            "optimizer.per_replica clips where one device has a whole gradient: it needs mesh.fsdp",
+        ),
         ({"model.num_heads": 1}, "model.num_heads 1 is not divisible by mesh.tensor 2"),
         ({"model.mlp_size": 511}, "model.mlp_size 511 is not divisible by mesh.tensor 2"),
     ],
@@ -125,12 +175,12 @@ def test_sizes_that_do_not_divide_are_named(changes, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 2, 2)])
 def test_rows_arrive_where_they_belong(axes):
     mesh = partitioning.make_mesh(MeshConfig(*axes))
     np.testing.assert_array_equal(partitioning.local_rows(mesh, 16), np.arange(16))
     rows = np.arange(32, dtype=np.int32).reshape(16, 2)
     array = partitioning.to_devices(mesh, {"input_ids": rows})["input_ids"]
     np.testing.assert_array_equal(array, rows)
-    parallel = axes[0] * axes[1]
+    parallel = 8 // axes[2]
     assert {shard.data.shape for shard in array.addressable_shards} == {(16 // parallel, 2)}
