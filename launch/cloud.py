@@ -33,7 +33,7 @@ ADVICE = (
     (r"(no more|[Ii]nsufficient).{0,20}capacity|RESOURCE_POOL_EXHAUSTED|stockout",
      "there are no free machines: wait (the same command asks again), or try another zone, slice "
      "or --tier"),
-    (r"storage\.\w+\.\w+|does not have permission to access b instance",
+    (r"(?<!gcloud\.)storage\.\w+\.\w+|does not have permission to access b instance",
      "give the account roles/storage.objectUser (and roles/storage.legacyBucketReader) on the "
      "bucket: `gcloud storage buckets add-iam-policy-binding`"),
     (r"gs://\S+ not found: 404|The following URLs matched no objects",
@@ -60,6 +60,12 @@ class CloudError(UserError):
     """The cloud refused or could not be asked; exit code 69 as BSD's EX_UNAVAILABLE."""
 
     exit_code = 69
+
+
+class Interrupted(UserError):
+    """Ctrl-C, or the terminal went away."""
+
+    exit_code = 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +128,11 @@ class Cloud:
         if answer.status:
             raise failure(doing, answer.error or answer.output)
         return answer.output
+
+    def say(self, text: str) -> None:
+        """Tells the user something that has happened, which in a dry run nothing has."""
+        if text and not self.dry_run:
+            print(text, flush=True)
 
     def show(self, command: Sequence[str], stdin: str | None = None) -> None:
         """Prints a command so that a shell runs the same."""

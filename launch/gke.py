@@ -21,7 +21,7 @@ from absl import flags
 from data_pipeline.errors import UsageError, UserError, run_command
 from launch import arguments, buckets
 from launch.arguments import Run
-from launch.cloud import Cloud, CloudError, failure
+from launch.cloud import Cloud, CloudError, Interrupted, failure
 from launch.jobset import Terms, manifest
 from launch.rentals import gke_slice
 
@@ -45,7 +45,14 @@ def main(values: Sequence[str]) -> None:
     name = arguments.matching("name", given.name, arguments.NAME, "bert-base")
     namespace = arguments.matching("namespace", given.namespace, arguments.NAME, "default")
     if command == "watch":
-        _watch(cloud, name, namespace)
+        try:
+            _watch(cloud, name, namespace)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; {name} goes on, and its nodes are billed. End it with\n"
+                f"  python -m launch.gke delete --name={name} --namespace={namespace}\n"
+                "and a node pool of its own with `gcloud container node-pools delete`"
+            ) from None
     elif command == "delete":
         _delete(cloud, name, namespace)
     else:
@@ -83,12 +90,14 @@ def state(cloud: Cloud, name: str, namespace: str) -> tuple[str, str]:
 def _apply(cloud: Cloud, name: str, namespace: str, text: str) -> None:
     now, _ = (ABSENT, "") if cloud.dry_run else state(cloud, name, namespace)
     if now in ("Running", "Suspended"):
-        print(f"{name}: {now} already; `delete` ends it")
+        cloud.say(f"{name}: {now} already; `delete` ends it")
         return
     if now != ABSENT:
         _delete(cloud, name, namespace)
     cloud.run(f"apply the JobSet {name}", _kubectl(namespace, "apply", "--filename=-"), text)
-    print(f"{name}: applied; its node pool is billed as long as it exists, whether pods run or not")
+    cloud.say(
+        f"{name}: applied; its node pool is billed as long as it exists, whether pods run or not"
+    )
 
 
 def _watch(cloud: Cloud, name: str, namespace: str) -> None:
@@ -96,7 +105,7 @@ def _watch(cloud: Cloud, name: str, namespace: str) -> None:
     while True:
         now = state(cloud, name, namespace)
         if now != shown:
-            print(f"{name}: {': '.join(part for part in now if part)}", flush=True)
+            cloud.say(f"{name}: {': '.join(part for part in now if part)}")
             shown = now
         if now[0] == "Completed":
             return
@@ -109,7 +118,7 @@ def _watch(cloud: Cloud, name: str, namespace: str) -> None:
         if now[0] == "Failed":
             raise JobSetFailed(f"{name} failed: {now[1]}\n{log.output}")
         if log.output.strip():
-            print(log.output.strip().splitlines()[-1], flush=True)
+            cloud.say(log.output.strip().splitlines()[-1])
         time.sleep(flags.FLAGS.poll)
 
 
@@ -119,9 +128,7 @@ _FIRST_HOST = "batch.kubernetes.io/job-completion-index=0"
 def _delete(cloud: Cloud, name: str, namespace: str) -> None:
     command = _kubectl(namespace, "delete", "jobset", name, "--ignore-not-found", "--wait")
     output = cloud.run(f"delete the JobSet {name}", command)
-    print(
-        f"{name}: {'deleted' if output.strip() or cloud.dry_run else 'was gone before'}", flush=True
-    )
+    cloud.say(f"{name}: {'deleted' if output.strip() else 'was gone before'}")
 
 
 def _kubectl(namespace: str, verb: str, *given: str) -> list[str]:

@@ -63,10 +63,10 @@ def create(rented: Rented, tpu: Slice) -> None:
     if rented.cloud.dry_run:
         state = ABSENT
     if state in COMING or (state == ACTIVE and not rented.node_preempted()):
-        print(f"{rented.name}: {state} already", flush=True)
+        rented.cloud.say(f"{rented.name}: {state} already")
         return
     if state != ABSENT:
-        print(f"{rented.name}: {state}, but of no use any more; asking for it anew", flush=True)
+        rented.cloud.say(f"{rented.name}: {state}, but of no use any more; asking for it anew")
         rented.delete()
     rented.create(tpu)
 
@@ -78,7 +78,8 @@ def install(pod: Pod) -> None:
     code = f"bert_jax/{pod.revision[:12]}"
     unpack = f"mkdir -p {code} && tar -xzf {path.name} -C {code}"
     doing = f"install on {pod.rented.name}"
-    print(pod.rented.ssh(doing, f"{unpack} && {pod.on_host('install')}"), end="", flush=True)
+    output = pod.rented.ssh(doing, f"{unpack} && {pod.on_host('install')}")
+    pod.rented.cloud.say(output.strip())
 
 
 def start(pod: Pod, run: Run) -> None:
@@ -86,7 +87,7 @@ def start(pod: Pod, run: Run) -> None:
     given = [f"--config={run.config}", f"--workdir={run.workdir}", f"--store={run.store}"]
     given += ["--copy"] if run.stage else []
     output = pod.ssh(f"start training on {pod.rented.name}", "start", *given, "--", *run.overrides)
-    print(output, end="", flush=True)
+    pod.rented.cloud.say(output.strip())
 
 
 def launch(pod: Pod, run: Run) -> None:
@@ -104,12 +105,12 @@ def launch(pod: Pod, run: Run) -> None:
             start(pod, run)
             return
         except Unavailable as error:
-            print(f"{pod.rented.name}: {error}", flush=True)
+            pod.rented.cloud.say(f"{pod.rented.name}: {error}")
         except NotReached as error:
             missed += 1
             if missed == ATTEMPTS:
                 raise
-            print(f"{pod.rented.name}: {error}", flush=True)
+            pod.rented.cloud.say(f"{pod.rented.name}: {error}")
         time.sleep(pod.poll)
 
 
@@ -122,16 +123,16 @@ def watch(pod: Pod) -> tuple[Verdict, list[Report]]:
         except NotReached as error:
             state, _ = pod.rented.state()
             if state != ACTIVE or pod.rented.node_preempted():
-                print(f"{pod.rented.name}: the slice was taken away ({state})", flush=True)
+                pod.rented.cloud.say(f"{pod.rented.name}: the slice was taken away ({state})")
                 return Verdict.RESUME, []
-            print(f"{pod.rented.name}: {error}", flush=True)
+            pod.rented.cloud.say(f"{pod.rented.name}: {error}")
             time.sleep(pod.poll)
             continue
         if pod.rented.cloud.dry_run:
             return Verdict.DONE, []
         reports = parse(output)
         if (line := describe(reports)) != shown:
-            print(f"{pod.rented.name}: {line}", flush=True)
+            pod.rented.cloud.say(f"{pod.rented.name}: {line}")
             shown = line
         verdict = judge(reports, pod.tpu.hosts)
         if verdict is Verdict.ENDING:
@@ -166,7 +167,7 @@ def keep_running(pod: Pod, run: Run) -> None:
                 f"{saved if saved >= 0 else 'the beginning'}; the end of the log:\n{log}"
             )
         place = f"checkpoint {saved}" if saved >= 0 else "the beginning"
-        print(f"{pod.rented.name}: resuming from {place}", flush=True)
+        pod.rented.cloud.say(f"{pod.rented.name}: resuming from {place}")
         launch(pod, run)
 
 
@@ -177,7 +178,7 @@ def conclude(pod: Pod, verdict: Verdict, reports: Sequence[Report]) -> None:
         TrainingFailed, Preempted: it is not done.
     """
     if verdict is Verdict.DONE:
-        print(f"{pod.rented.name}: training is done", flush=True)
+        pod.rented.cloud.say(f"{pod.rented.name}: training is done")
         return
     if verdict is Verdict.STOPPED:
         raise Preempted(f"{pod.rented.name} was stopped and has saved; `up` or `start` resumes it")

@@ -121,7 +121,7 @@ class Rented:
         while True:
             state, reason = self.state()
             if state != shown:
-                print(f"{self.name}: {state}", flush=True)
+                self.cloud.say(f"{self.name}: {state}")
                 shown = state
             if state == ACTIVE:
                 return

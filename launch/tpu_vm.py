@@ -19,21 +19,15 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from data_pipeline.errors import UsageError, UserError, run_command
+from data_pipeline.errors import UsageError, run_command
 from launch import arguments, buckets, pod
 from launch.arguments import Run
-from launch.cloud import Cloud, CloudError
+from launch.cloud import Cloud, CloudError, Interrupted
 from launch.pod import Pod
 from launch.queued_resource import ABSENT, TIERS, Rented
 from launch.rentals import vm_slice
 
 COMMANDS = "up create wait install start watch relaunch stop delete".split()
-
-
-class Interrupted(UserError):
-    """Ctrl-C, or the terminal went away."""
-
-    exit_code = 130
 
 
 def main(values: Sequence[str]) -> None:
@@ -61,7 +55,7 @@ def main(values: Sequence[str]) -> None:
         elif command == "watch":
             pod.conclude(which, *pod.watch(which))
         elif command == "stop":
-            print(which.ssh(f"stop {rented.name}", "stop"), end="")
+            rented.cloud.say(which.ssh(f"stop {rented.name}", "stop").strip())
         elif run and command == "start":
             pod.start(which, run)
         elif run:
@@ -85,7 +79,7 @@ def _to_the_end(which: Pod, run: Run) -> None:
 
 
 def _delete(rented: Rented) -> None:
-    print(f"{rented.name}: {'deleted' if rented.delete() else 'was gone before'}", flush=True)
+    rented.cloud.say(f"{rented.name}: {'deleted' if rented.delete() else 'was gone before'}")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a run on a slice, by the real commands, the real part on each host, and stand-ins.
+
+Only gcloud, gcsfuse, pip, uv and the trainer are stand-ins; what is between them is what runs on a
+pod.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.launch.world import COMING, RUN, SLICE, World, script, training
+
+ALIVE = "python -m launch.tpu_vm delete --name=bert --zone=us-central2-b"
+
+
+def queued(world: World, verb: str) -> list[list[str]]:
+    return world.calls("queued-resources", verb)
+
+
+def test_up_takes_a_run_from_nothing_to_its_end(world: World) -> None:
+    world.play(script(hosts=4))
+    given = ("--slice=v4-32", *SLICE[1:], *RUN, "--tier=spot", "--", "--config.name=it's; $x")
+    done = world.launch("tpu_vm", "up", *given)
+    assert done.returncode == 0, done.stderr
+    (create,) = queued(world, "create")
+    assert {"--accelerator-type=v4-32", "--runtime-version=tpu-ubuntu2204-base", "--spot"} <= set(
+        create
+    )
+    assert len(queued(world, "delete")) == 1
+    states = [line for line in done.stdout.splitlines() if line in (f"bert: {s}" for s in COMING)]
+    assert states == [f"bert: {state}" for state in COMING]
+    trained = sorted(world.trained(), key=lambda call: call["worker"])
+    assert [call["worker"] for call in trained] == [0, 1, 2, 3]
+    for call in trained:
+        home = world.path / "hosts" / str(call["worker"])
+        assert call["--config"] == "configs/pretrain.py:tiny"
+        assert call["--workdir"] == f"{home}/mnt/work/runs/a b"
+        assert call["--config.data.store"].startswith(f"{home}/bert_jax/stores/")
+        assert call["--config.name"] == "it's; $x"
+    assert (world.path / "buckets/work/runs/a b/checkpoints/10/manifest.json").is_file()
+    assert "loss 2.5; checkpoint 10" in done.stdout
+    assert "bert: training is done" in done.stdout and "nothing is billed" in done.stderr
+
+
+@pytest.mark.parametrize("codes", [75, [0, 76]])
+def test_a_run_that_asks_for_it_is_resumed_on_the_same_slice(
+    world: World, codes: int | list[int]
+) -> None:
+    world.play(script(rounds=[training(codes, 10), training(0, 20)]))
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert len(queued(world, "create")) == 1
+    assert "resuming from checkpoint 10" in done.stdout and len(world.trained()) == 4
+
+
+@pytest.mark.parametrize("code", [1, 78])
+def test_a_final_exit_code_ends_it_and_is_passed_on(world: World, code: int) -> None:
+    world.play(script(rounds=[training([76, code])]))
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == code
+    assert f"training ended with exit code {code} on" in done.stderr
+    assert "worker 0 trains" in done.stderr  # the log
+    assert len(world.trained()) == 2 and len(queued(world, "delete")) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_restarts_that_bring_nothing_are_given_up(world: World) -> None:
+    world.play(script(rounds=[training(76, 10)]))
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == 70
+    assert "several restarts found no newer checkpoint than 10" in done.stderr
+    assert len(world.trained()) == 4 * 2  # the start and three restarts
+    assert len(queued(world, "delete")) == 1
+
+
+def test_restarts_with_progress_go_on(world: World) -> None:
+    rounds = [training(75, step) for step in (10, 20, 30, 40)] + [training(0, 60)]
+    world.play(script(rounds=rounds))
+    assert world.launch("tpu_vm", "up", *SLICE, *RUN).returncode == 0
+
+
+@pytest.mark.parametrize("then", ["SUSPENDED", "FAILED"])
+def test_a_slice_that_is_taken_away_is_asked_for_anew(world: World, then: str) -> None:
+    lost = {"states": COMING, "looks": 3, "then": [then]}  # looks: copy, install, start
+    world.play(
+        script(lives=[lost, {"states": COMING}], rounds=[training(0, 10, 0.3), training(0, 20)])
+    )
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert "the slice was taken away" in done.stdout
+    assert len(queued(world, "create")) == 2 and len(queued(world, "delete")) == 2
+
+
+def test_machines_that_are_preempted_under_an_active_request_are_noticed(world: World) -> None:
+    lost = {"states": COMING, "looks": 3, "then": ["ACTIVE"]}
+    world.play(script(lives=[lost, {"states": COMING}], node="PREEMPTED"))
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert len(queued(world, "create")) == 2
+
+
+def test_a_full_zone_is_asked_again(world: World) -> None:
+    said = 'There is no more capacity in the zone "us-central2-b"; you can try in another zone'
+    full = {"states": [{"state": "FAILED", "failedData": {"error": {"code": 8, "message": said}}}]}
+    world.play(script(lives=[full, {"states": COMING}]))
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert "no more capacity" in done.stdout and len(queued(world, "create")) == 2
+
+
+def test_steps_one_by_one_and_each_twice(world: World) -> None:
+    world.play(script(rounds=[training(0, 10, 1.5)]))
+    for command in ("create", "wait", "install", "start"):
+        arguments = RUN if command == "start" else ()
+        for _ in range(2):
+            done = world.launch("tpu_vm", command, *SLICE, *arguments)
+            assert done.returncode == 0, done.stderr
+            assert ALIVE in done.stderr
+    assert "running already" in done.stdout
+    assert len(queued(world, "create")) == 1 and len(world.trained()) == 2
+    assert world.launch("tpu_vm", "watch", *SLICE).returncode == 0
+    for said in ("deleted", "was gone before"):
+        done = world.launch("tpu_vm", "delete", *SLICE)
+        assert done.returncode == 0 and f"bert: {said}" in done.stdout
+        assert "nothing is billed" in done.stderr
+
+
+def test_stop_saves_and_keeps_a_watcher_from_resuming(world: World) -> None:
+    world.play(script(rounds=[training(0, 10, 60)]))
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "launch.tpu_vm", "up", *SLICE, *RUN],
+        cwd=world.checkout, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    _until(lambda: len(world.trained()) == 2, watcher)
+    time.sleep(0.5)
+    assert world.launch("tpu_vm", "stop", *SLICE).returncode == 0
+    output, errors = watcher.communicate(timeout=60)
+    assert watcher.returncode == 75, output + errors
+    assert "was stopped and has saved" in errors and ALIVE in errors
+    assert len(world.trained()) == 2 and not queued(world, "delete")
+
+
+def test_ctrl_c_says_what_is_still_billed_and_leaves_the_run_alone(world: World) -> None:
+    world.play(script(rounds=[training(0, 10, 4)]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.tpu_vm", "up", *SLICE, *RUN],
+        cwd=world.checkout, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    _until(lambda: len(world.trained()) == 2, process)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "bert is ACTIVE and may be billed" in errors and ALIVE in errors
+    assert "Traceback" not in errors and not queued(world, "delete")
+    done = world.launch("tpu_vm", "watch", *SLICE)
+    assert done.returncode == 0, done.stderr  # the trainers went on and finished
+
+
+def test_a_hang_up_while_waiting_says_so_too(world: World) -> None:
+    world.play(script(lives=[{"states": ["WAITING_FOR_RESOURCES"]}]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.tpu_vm", "up", *SLICE, *RUN],
+        cwd=world.checkout, env=world.environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    _until(lambda: len(queued(world, "describe")) > 2, process)
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "bert is WAITING_FOR_RESOURCES and may be billed" in errors and ALIVE in errors
+
+
+def test_an_error_says_what_is_still_billed(world: World) -> None:
+    world.play(script(errors={"compute tpus tpu-vm scp": "ERROR: scp: no such key"}))
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == 69
+    assert "cannot copy the code to bert: scp: no such key" in done.stderr
+    assert "bert is ACTIVE" in done.stderr and ALIVE in done.stderr
+
+
+def test_keep_leaves_the_slice(world: World) -> None:
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN, "--keep")
+    assert done.returncode == 0 and not queued(world, "delete")
+    assert "bert is ACTIVE" in done.stderr and ALIVE in done.stderr
+
+
+def test_a_store_is_read_in_place_on_request(world: World) -> None:
+    assert world.launch("tpu_vm", "up", *SLICE, *RUN, "--nostage").returncode == 0
+    assert {call["--config.data.store"].rpartition("/mnt/")[2] for call in world.trained()} == {
+        "data/store"
+    }
+    assert not world.calls("rsync")
+
+
+def test_dry_run_runs_nothing_and_prints_what_a_shell_takes(world: World) -> None:
+    name = "--config.name=$(touch pwned)'\"`id`"
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN, "--nostage", "--dry_run", "--", name)
+    assert done.returncode == 0, done.stderr
+    assert not world.calls()
+    printed = [shell_words(line) for line in done.stdout.splitlines()]
+    assert world.launch("tpu_vm", "up", *SLICE, *RUN, "--nostage", "--", name).returncode == 0
+    assert not (world.checkout / "pwned").exists()
+    # Word for word what is run, but for looks that are repeated.
+    assert [words for words in printed if words[0] == "gcloud"] == without_repeats(world.calls())
+    assert {call["--config.name"] for call in world.trained()} == {name.partition("=")[2]}
+
+
+def shell_words(line: str) -> list[str]:
+    """The arguments that a shell makes of a command line."""
+    program = line.split(" ", 1)[0]
+    shell = f"{program}() {{ printf '%s\\0' {program} \"$@\"; }}\n{line}"
+    printed = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    return printed.stdout.split("\0")[:-1]
+
+
+def without_repeats(calls: list[list[str]]) -> list[list[str]]:
+    """The calls without those that follow an equal one, and the last look at the bill."""
+    kept = [call for call, before in zip(calls, [None, *calls], strict=False) if call != before]
+    return kept[:-1]
+
+
+def _until(condition, process: subprocess.Popen, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
