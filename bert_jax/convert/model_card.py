@@ -2,6 +2,7 @@
 """The README.md of a converted model: recipe, data, figures and licence as a run recorded them."""
 
 import importlib.metadata
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,20 @@ from bert_jax import run_directory
 from bert_jax.config import BertConfig
 from bert_jax.convert.files import read_json
 from bert_jax.convert.load import Pretrained, find_format
+from data_pipeline.errors import UserError
+from data_pipeline.mixture import BLOCK, open_mixture
 
 SOURCE_CARD = "SOURCE_README.md"  # the card that came with weights of another origin
 
 _FRONT_MATTER = """---
 library_name: transformers
 pipeline_tag: {task}
-tags:
+{licence}tags:
 - bert
 - jax
 ---
 """
-_TRANSFORMERS = """
-## Use
+_TRANSFORMERS = """## Use
 
 ```python
 from transformers import pipeline
@@ -30,8 +32,7 @@ run = pipeline("{task}", model="{directory}")
 print(run("The ship sailed across the {blank}."))
 ```
 """
-_ORIGINAL = """
-## Use
+_ORIGINAL = """## Use
 
 With the scripts of google-research/bert:
 
@@ -73,10 +74,10 @@ def model_card(source: Path, target: Path, found: Pretrained, target_format: str
         _parts(found),
     ]
     if target_format == "huggingface":
-        sections.insert(0, _FRONT_MATTER.format(task=_task(found)))
+        sections.insert(0, _FRONT_MATTER.format(task=_task(found), licence=_source_licence(source)))
     if "phases" in recipe:
         sections.append(_table("Training", _recipe_rows(recipe, summary)))
-        sections.append(_data(Path(recipe["data"]["store"]) / "store.json"))
+        sections.append(_data(recipe["data"]["store"]))
     if "validation_by_length" in summary:
         sections.append(_figures(summary["validation_by_length"]))
     return "\n".join(sections)
@@ -114,7 +115,7 @@ def _parts(found: Pretrained) -> str:
 
 
 def _table(title: str, rows: dict[str, Any]) -> str:
-    lines = [f"\n## {title}\n", "| | |", "| --- | --- |"]
+    lines = [f"## {title}\n", "| | |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])
 
 
@@ -134,7 +135,9 @@ def _model_rows(config: BertConfig, summary: dict[str, Any]) -> dict[str, Any]:
 
 def _recipe_rows(recipe: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     optimizer = recipe["optimizer"]
-    rows = {"objectives": "masked LM, next sentence", "steps": f"{recipe['steps']:,}"}
+    pairs = recipe["data"].get("pairs", "next_sentence").replace("_", " ")
+    objectives = "masked LM" if pairs == "none" else f"masked LM, {pairs}"
+    rows = {"objectives": objectives, "steps": f"{recipe['steps']:,}"}
     for phase in sorted(recipe["phases"].values(), key=lambda phase: phase["length"]):
         rows[f"at {phase['length']} tokens"] = (
             f"{phase['share']:.0%} of the steps, batch {phase['batch_size']}"
@@ -153,28 +156,46 @@ def _recipe_rows(recipe: dict[str, Any], summary: dict[str, Any]) -> dict[str, A
     return rows
 
 
-def _data(manifest_path: Path) -> str:
-    if not manifest_path.exists():
-        return "\n## Data and licence\n\nThe store is no longer where the run read it.\n"
-    manifest = read_json(manifest_path)
-    rows = {"corpus": manifest.get("name", "unnamed")}
-    for split, counts in manifest["splits"].items():
-        rows[split] = f"{counts['documents']:,} documents, {counts['tokens']:,} tokens"
-    for name in ("licence", "provenance"):
-        if manifest.get(name):
-            rows[name] = manifest[name]
+def _data(store: str) -> str:
+    try:
+        mixture = open_mixture(store)
+    except UserError:
+        return "## Data and licence\n\nThe store is no longer where the run read it.\n"
+    rows = {}
+    for part, quota in zip(mixture.stores, mixture.quotas, strict=True):
+        manifest = part.manifest
+        share = f", {quota / BLOCK:.1%} of the examples" if len(mixture.stores) > 1 else ""
+        corpus = manifest.get("name", part.path.name)
+        rows[f"corpus {corpus}"] = f"licence: {manifest.get('licence') or 'not recorded'}{share}"
+        if manifest.get("provenance"):
+            rows[f"{corpus}, provenance"] = manifest["provenance"]
+        for split, counts in manifest["splits"].items():
+            text = f"{counts['documents']:,} documents, {counts['tokens']:,} tokens"
+            rows[f"{corpus}, {split}"] = text
     return _table("Data and licence", rows)
 
 
 def _figures(by_length: dict[str, dict[str, float]]) -> str:
     lines = [
-        "\n## Figures on held-out documents\n",
+        "## Figures on held-out documents\n",
         "| tokens | MLM loss (nats) | unigram entropy (nats) | MLM accuracy | NSP accuracy |",
         "| --- | --- | --- | --- | --- |",
     ]
     for length, figures in by_length.items():
+        nsp = f"{figures['nsp_accuracy']:.1%}" if "nsp_accuracy" in figures else "not trained"
         lines.append(
             f"| {length} | {figures['mlm_loss']:.3f} | {figures['unigram_entropy']:.3f} "
-            f"| {figures['mlm_accuracy']:.1%} | {figures['nsp_accuracy']:.1%} |"
+            f"| {figures['mlm_accuracy']:.1%} | {nsp} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _source_licence(source: Path) -> str:
+    """The line "license: ..." of the front matter of the source's card, or nothing."""
+    for name in (SOURCE_CARD, "README.md"):
+        if (source / name).exists():
+            text = (source / name).read_text("utf-8", errors="replace")
+            front = re.match(r"---\n(.*?)\n---\n", text, re.S)
+            line = re.search(r"^license: *[\w.-]+$", front[1], re.M) if front else None
+            return f"{line[0]}\n" if line else ""
+    return ""

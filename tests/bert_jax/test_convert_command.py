@@ -20,6 +20,7 @@ from bert_jax.convert.mapping import HEADS, flatten
 from bert_jax.convert.model_card import SOURCE_CARD, model_card
 from bert_jax.model import encode
 from data_pipeline.errors import DataError, OutputError
+from data_pipeline.mixture import open_mixture
 from data_pipeline.store import open_store
 from tests.bert_jax.tiny_model import random_params, tiny_config, tiny_tokenizer
 
@@ -141,6 +142,18 @@ def test_heads_that_were_never_trained_are_not_exported(exported, tmp_path, targ
     if target_format == "huggingface":
         assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
         assert "pipeline_tag: feature-extraction" in (out / "README.md").read_text()
+
+
+def test_licence_and_card_of_the_source_go_along(exported, tmp_path):
+    card = "---\nlanguage: en\nlicense: apache-2.0\ntags:\n- bert\n---\n# Theirs\n"
+    (exported / "README.md").write_text(card)
+    convert(exported, tmp_path / "a", "huggingface", "google")
+    convert(tmp_path / "a", tmp_path / "b", "google", "orbax")
+    convert(tmp_path / "b", tmp_path / "c", "orbax", "huggingface")
+    ours = (tmp_path / "c" / "README.md").read_text()
+    assert "\nlicense: apache-2.0\n" in ours.split("---\n")[1]
+    assert "figures are those of the source: see SOURCE_README.md" in ours
+    assert (tmp_path / "c" / SOURCE_CARD).read_text() == card
 
 
 @pytest.mark.parametrize("positions", [16, 40, 100])
@@ -301,7 +314,7 @@ def test_a_vocabulary_in_another_order_is_refused(exported, tmp_path):
 def test_the_card_tells_recipe_data_figures_and_licence(make_recipe, topics_store, tmp_path):
     recipe = make_recipe()
     store = open_store(topics_store)
-    described = run_directory.description(recipe, store)
+    described = run_directory.description(recipe, open_mixture(str(topics_store)))
     run_directory.write_json(tmp_path / "config.json", described)
     figures = {"mlm_loss": 1.25, "unigram_entropy": 4.0, "mlm_accuracy": 0.5, "nsp_accuracy": 0.75}
     summary = {
@@ -316,5 +329,9 @@ def test_the_card_tells_recipe_data_figures_and_licence(make_recipe, topics_stor
     for text in ("12,345", "678,901", "| hours | 2.00 |", "none needed", "topics"):
         assert text in card
     assert "| 32 | 1.250 | 4.000 | 50.0% | 75.0% |" in card
-    assert "67% of the steps, batch 16" in card
+    assert "67% of the steps, batch 16" in card and "masked LM, next sentence" in card
+    assert "| corpus topics | licence: none needed |" in card
+    model_card(tmp_path, Path("out"), found, "google").index(
+        "--init_checkpoint=out/bert_model.ckpt"
+    )
     assert f"| {recipe.optimizer.learning_rate:g}, 3 steps of warm-up" in card
