@@ -24,14 +24,11 @@ logging.disable(logging.NOTSET)
 class _InWorkerProcesses(beam.DoFn):
     """Hands tasks to the `worker_processes` of this machine as they become free."""
 
-    def __init__(self, work: Callable[[Any], None]) -> None:
-        self._work = work
-
     def start_bundle(self) -> None:
         self._running: list[Any] = []
 
     def process(self, task: Any) -> None:
-        self._running.append(workers.submit(self._work, task))
+        self._running.append(workers.submit(task))
 
     def finish_bundle(self) -> None:
         for future in as_completed(self._running):
@@ -61,14 +58,17 @@ def run_tasks(
     """
     if not tasks:
         return
+    if not beam_options:
+        # Beam would print pages about an error that the command tells in a line.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     attempt = workers.Attempt(work, notes)
     runner = None if beam_options else FnApiRunner()
     pipeline = beam.Pipeline(runner, PipelineOptions(list(beam_options)))
     source = pipeline | "Tasks" >> beam.Create(tasks) | beam.Reshuffle()
     try:
         if processes > 1 and not beam_options:
-            source | "Work" >> beam.ParDo(_InWorkerProcesses(attempt))
-            with workers.worker_processes(min(processes, len(tasks))):
+            source | "Work" >> beam.ParDo(_InWorkerProcesses())
+            with workers.worker_processes(min(processes, len(tasks)), attempt):
                 pipeline.run().wait_until_finish()
         else:
             source | "Work" >> beam.Map(attempt)

@@ -37,7 +37,7 @@ def find_copies(paths: Sequence[Path]) -> list[np.ndarray]:
         For each part, bool [documents]; the first in the order of the corpus is not marked.
     """
     sizes = [len(_column(path, "token_hashes")) for path in paths]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
+    starts = np.cumsum([0, *sizes])
     copies = np.zeros(starts[-1], np.bool_)
     ranges = -(-int(starts[-1]) // _HASHES_AT_ONCE)
     for number in range(ranges):

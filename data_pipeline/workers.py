@@ -18,12 +18,13 @@ from data_pipeline import errors
 from data_pipeline.errors import Preempted, UserError
 from data_pipeline.files import place, written_whole
 
-_pool: ProcessPoolExecutor | None = None
+_pool: ProcessPoolExecutor | None = None  # in the process that has workers
+_work: Callable[[Any], None] | None = None  # in a worker
 
 
 @contextlib.contextmanager
-def worker_processes(count: int) -> Iterator[None]:
-    """Keeps `count` processes for `submit`.
+def worker_processes(count: int, work: Callable[[Any], None]) -> Iterator[None]:
+    """Keeps `count` processes, each with its own copy of `work`, for `submit`.
 
     Raises:
         Preempted: one of them was killed.
@@ -31,7 +32,9 @@ def worker_processes(count: int) -> Iterator[None]:
     global _pool
     # Spawned: a process forked from one with threads (TensorFlow's, Beam's) may hang.
     context = multiprocessing.get_context("spawn")
-    _pool = ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
+    _pool = ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start_worker, initargs=(work,)
+    )
     try:
         yield
     except Exception as error:
@@ -46,10 +49,15 @@ def worker_processes(count: int) -> Iterator[None]:
         _pool = None
 
 
-def submit(work: Callable[[Any], None], task: Any) -> "Future[None]":
-    """Starts `work(task)` in one of the `worker_processes`."""
+def submit(task: Any) -> "Future[None]":
+    """Has the task done by one of the `worker_processes`."""
     assert _pool is not None, "submit is for blocks of worker_processes"
-    return _pool.submit(work, task)
+    return _pool.submit(_do, task)
+
+
+def _do(task: Any) -> None:
+    assert _work is not None, "only a worker does tasks"
+    _work(task)
 
 
 def _killed(pool: ProcessPoolExecutor) -> bool:
@@ -60,16 +68,18 @@ def _killed(pool: ProcessPoolExecutor) -> bool:
     return False
 
 
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that came."""
+def _start_worker(work: Callable[[Any], None]) -> None:
+    """Runs first in a worker, which ends when its parent is gone, however that came."""
+    global _work
+    _work = work
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def wait() -> None:
+    def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 class Attempt:
