@@ -11,7 +11,8 @@ import jax
 from flax import nnx
 
 from bert_jax.config import BertConfig
-from bert_jax.layers import Dense, dense, dropout, exact_dtype
+from bert_jax.layers import Dense, dense, dropout, exact_dtype, split_key
+from bert_jax.model import encode
 
 
 def init_head(config: BertConfig, outputs: int, key: jax.Array) -> dict[str, jax.Array]:
@@ -26,3 +27,17 @@ def head_logits(
     """Dropout, then the affine map of [..., hidden] to [..., outputs], float32 at least."""
     vectors = dropout(vectors, rate, key)
     return dense(vectors, head["kernel"], head["bias"], exact_dtype(vectors.dtype))
+
+
+def token_logits(
+    rate: float,
+    config: BertConfig,
+    params: dict[str, Any],
+    batch: dict[str, jax.Array],
+    key: jax.Array | None,
+) -> jax.Array:
+    """Logits of every token of a batch, [batch, length, outputs], float32 at least."""
+    encoder_key, head_key = split_key(key, 2)
+    inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
+    hidden = encode(config, params, *inputs, encoder_key).hidden
+    return head_logits(params["head"], hidden, rate, head_key)

@@ -15,14 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import BertConfig
 from bert_jax.finetune.answers import Answer, find_best
 from bert_jax.finetune.config import FinetuneConfig, QuestionAnswering, words
-from bert_jax.finetune.head import head_logits
+from bert_jax.finetune.head import token_logits
 from bert_jax.finetune.squad_metrics import squad1_figures, squad2_figures
 from bert_jax.finetune.task import Batch, Outputs, Task, Terms
-from bert_jax.layers import split_key
-from bert_jax.model import encode
 from bert_jax.monitoring import Column
 from bert_jax.tasks import cross_entropy
 from data_pipeline.errors import ConfigError, DataError
@@ -79,16 +76,6 @@ def _check_answered(squad: Squad) -> None:
                 "without answers is for data.test, and one of SQuAD 2.0 needs "
                 "--config.question_answering.impossible=True"
             )
-
-
-def token_logits(
-    dropout: float, config: BertConfig, params: Any, batch: Batch, key: jax.Array | None
-) -> jax.Array:
-    """Logits of every token, [batch, length, outputs]."""
-    encoder_key, head_key = split_key(key, 2)
-    inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
-    hidden = encode(config, params, *inputs, encoder_key).hidden
-    return head_logits(params["head"], hidden, dropout, head_key)
 
 
 def span_terms(logits: jax.Array, batch: Batch, row_weights: jax.Array) -> Terms:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which module makes the task that a recipe names."""
 
-from bert_jax.finetune import classification, question_answering
+from bert_jax.finetune import classification, question_answering, tagging
 from bert_jax.finetune.config import FinetuneConfig
 from bert_jax.finetune.task import Task
 from data_pipeline.errors import ConfigError
@@ -20,5 +20,7 @@ def build_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
             return classification.build(config, tokenizer)
         case "question_answering":
             return question_answering.build(config, tokenizer)
+        case "tagging":
+            return tagging.build(config, tokenizer)
         case _:
             raise ConfigError(f"task {config.task!r} is not known")
