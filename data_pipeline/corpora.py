@@ -5,6 +5,7 @@ Formats of files, each also compressed (.gz, .zst):
     lines: one sentence a line, an empty line between documents, as the original BERT reads.
     prose: one document a file, paragraphs between empty lines; sentences are found later.
     jsonl: one JSON object a line with the document in a field; a line end in it ends a paragraph.
+    parquet: one document a row, in a text column; compressed within the file only.
 
 A unit is what one worker reads at a time. Units follow from the names and sizes of the input alone,
 never from the number of workers.
@@ -24,11 +25,12 @@ from absl import flags
 
 from data_pipeline.errors import DataError, UsageError
 from data_pipeline.files import is_remote, place, size_and_time
+from data_pipeline.parquet_text import ParquetText, is_parquet
 from data_pipeline.sentences import split_sentences
 from data_pipeline.text_files import TextFile
 from data_pipeline.tfds_text import find_dataset
 
-FORMATS = ("auto", "lines", "prose", "jsonl")
+FORMATS = ("auto", "lines", "prose", "jsonl", "parquet")
 # Prose is one document a file; a longer file is several documents, cut behind an empty line.
 PROSE_BYTES = 1 << 23
 _UNIT_BYTES = (1 << 20, 1 << 28)  # at least, at most
@@ -45,7 +47,7 @@ class CorpusOptions:
     input: str  # comma-separated files, globs and tfds:NAME[:SPLIT]
     format: str = "auto"  # one of FORMATS; "auto" looks at each file (`detect_format`)
     language: str = "en"  # ISO 639 code, for the sentence splitter
-    text_field: str = "text"  # field of JSONL and TFDS that holds the document
+    text_field: str = "text"  # field of JSONL, Parquet and TFDS that holds the document
     tfds_data_dir: str | None = None  # where TensorFlow Datasets keeps its data
 
     @staticmethod
@@ -54,7 +56,7 @@ class CorpusOptions:
         flags.DEFINE_string("input", None, "Files, globs and tfds:NAME[:SPLIT], by commas.")
         flags.DEFINE_string("format", "auto", f"Format of the files: {', '.join(FORMATS)}.")
         flags.DEFINE_string("language", "en", "ISO 639 code, for finding sentences in prose.")
-        flags.DEFINE_string("text_field", "text", "Field of JSONL or TFDS that holds the text.")
+        flags.DEFINE_string("text_field", "text", "Field or column that holds the text.")
         flags.DEFINE_string("tfds_data_dir", None, "Data directory of TensorFlow Datasets.")
 
     @classmethod
@@ -69,7 +71,7 @@ class Source:
     """One file, or one split of a TensorFlow dataset, and how to read it."""
 
     name: str  # path, or tfds:NAME:SPLIT
-    format: str  # lines, prose, jsonl or tfds
+    format: str  # lines, prose, jsonl, parquet or tfds
     bytes: int  # size on disk
 
 
@@ -78,7 +80,8 @@ class Piece:
     """A stretch of a source, the whole of it by default.
 
     `start` and `stop` count the bytes of a file (a document belongs to the piece in which it
-    starts) and the examples of a dataset; `stop` is None at the end of the source.
+    starts), the row groups of Parquet and the examples of a dataset; `stop` is None at the end of
+    the source.
     """
 
     source: Source
@@ -122,6 +125,10 @@ def _cut(source: Source, wanted: int, data_dir: str | None) -> Iterator[tuple[Pi
     """Pieces of a source of about `wanted` bytes, and their bytes."""
     if source.format == "tfds":
         end = find_dataset(source.name, data_dir).examples
+        step = max(1, wanted * end // max(source.bytes, 1))
+    elif source.format == "parquet":
+        with ParquetText(source.name) as file:
+            end = file.row_groups
         step = max(1, wanted * end // max(source.bytes, 1))
     elif source.name.endswith((".gz", ".zst")):
         end = step = max(source.bytes, 1)
@@ -189,13 +196,16 @@ def _find_files(pattern: str) -> list[Path]:
 def detect_format(path: Path) -> tuple[str, str]:
     """Finds the format of a file from its name and its first lines.
 
-    The rule: `.jsonl` and `.ndjson` are jsonl, and so is a file whose first line is a JSON object.
+    The rule: a file that begins as Parquet does is parquet; `.jsonl` and `.ndjson` are jsonl, and
+    so is a file whose first line is a JSON object.
     Other files are lines if, among the first 400 lines with text, most end like a sentence and
     most are left whole by the sentence splitter; otherwise prose.
 
     Returns:
         The format, and the reason in words.
     """
+    if is_parquet(path):
+        return "parquet", "it begins with PAR1"
     names = [suffix.lower() for suffix in path.suffixes if suffix not in (".gz", ".zst")]
     if names and names[-1] in (".jsonl", ".ndjson"):
         return "jsonl", f"it is named {names[-1]}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents from text files, JSONL and TensorFlow Datasets, as a stream in bounded memory."""
+"""Documents from text files, JSONL, Parquet and TensorFlow Datasets, as a stream in bounded memory."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 from data_pipeline.corpora import CorpusOptions, Piece, Source
 from data_pipeline.errors import DataError
+from data_pipeline.parquet_text import ParquetText
 from data_pipeline.sentences import split_sentences
 from data_pipeline.text_files import TextFile, find_gap, find_line
 from data_pipeline.tfds_text import find_dataset
@@ -58,6 +59,9 @@ def read_piece(piece: Piece, options: CorpusOptions) -> Iterator[Document]:
         dataset = find_dataset(name, options.tfds_data_dir)
         for text, position in dataset.texts(options.text_field, piece.start, piece.stop):
             yield from _documents(text, options, position)
+        return
+    if piece.source.format == "parquet":
+        yield from _read_parquet(piece, options)
         return
     cut = False
     if piece.source.format == "jsonl":
@@ -118,6 +122,16 @@ def _read_jsonl(file: TextFile, options: CorpusOptions) -> Iterator[Document]:
             text = _json_text(line, options.text_field, file)
             del line  # it may be 200 MB
             yield from _documents(text, options, file.position)
+
+
+def _read_parquet(piece: Piece, options: CorpusOptions) -> Iterator[Document]:
+    """A document from each row."""
+    with ParquetText(piece.source.name) as file:
+        stop = file.row_groups if piece.stop is None else piece.stop
+        for group in range(piece.start, stop):
+            position = piece.source.bytes * (group + 1) // file.row_groups
+            for text in file.texts(options.text_field, group, group + 1):
+                yield from _documents(text, options, position)
 
 
 def _documents(text: str, options: CorpusOptions, position: int) -> Iterator[Document]:

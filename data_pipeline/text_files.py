@@ -29,7 +29,7 @@ _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "it looks like zstd; name it .zst",
     b"\xff\xfe": "it looks like UTF-16; save it as UTF-8",
     b"\xfe\xff": "it looks like UTF-16; save it as UTF-8",
-    b"PAR1": "it looks like Parquet, which cannot be read yet",
+    b"PAR1": "it looks like Parquet; use --format=parquet",
 }
 
 
