@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents from text files, JSONL, Parquet and TensorFlow Datasets, as a stream in bounded memory."""
+"""Documents from text files, JSONL, Parquet and TensorFlow Datasets, in bounded memory."""
 
 import dataclasses
 import json

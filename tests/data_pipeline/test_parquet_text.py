@@ -10,7 +10,6 @@ import pytest
 from data_pipeline.corpora import CorpusOptions, Piece, cut_units, find_sources
 from data_pipeline.documents import read_documents, read_piece
 from data_pipeline.errors import DataError
-from data_pipeline.parquet_text import ParquetText
 
 TEXTS = [f"This is document {number}. It has two sentences." for number in range(1000)]
 
