@@ -28,9 +28,8 @@ CONFIG = "bert_config.json"
 CHECKPOINT = "bert_model.ckpt"
 # Not in their files: the default of `tf.contrib.layers.layer_norm`.
 LAYER_NORM_EPSILON = 1e-12
-# A key of ours that the original skips. Its "gelu" was the erf form when Google's models were
-# trained and has been the tanh formula since 2019-02-07; without the key we take erf, as
-# transformers does.
+# A key of ours that the original skips. Its "gelu" was the erf form when BERT was released, and has
+# been the tanh formula since 2019-02-07; without the key we take erf, as transformers does.
 _FORM = "gelu_form"
 _FORMS = {"erf": "gelu", "tanh": "gelu_tanh"}
 # What an optimiser of the original leaves in a checkpoint beside the model.
