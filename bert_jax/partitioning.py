@@ -229,7 +229,7 @@ def to_devices(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arr
     def assemble(rows: np.ndarray) -> jax.Array:
         size = len(rows) // len(blocks)
 
-        def block(index: tuple[slice, ...]) -> np.ndarray:
+        def block(index: Any) -> np.ndarray:
             first = blocks.index(index[0].indices(parts * size)[0] // size) * size
             return rows[first : first + size]
 
