@@ -119,8 +119,8 @@ def import_tensors(
             the result.
 
     Raises:
-        DataError: a tensor is missing, unknown, of another shape, or a copy that is none; lists
-            every one.
+        DataError: a tensor is missing, unknown, of another shape, not finite, or a copy that is
+            none; lists every one.
     """
     rows = {row: list(pieces(config, row, naming)) for row in TABLE}
     absent = {
@@ -135,6 +135,7 @@ def import_tensors(
     found = {name: array.shape for name, array in tensors.items() if name not in naming.copies}
     _check("tensors", found, expected)
     _check_copies(tensors, naming)
+    _check_finite(tensors)
     shapes = parameter_shapes(config)
     flat = {}
     for row, row_pieces in rows.items():
@@ -209,3 +210,12 @@ def _check_copies(tensors: Tensors, naming: Naming) -> None:
                 f"tensor {name} differs from {original}: a model with untied output weights "
                 "cannot be converted, ours shares them"
             )
+
+
+def _check_finite(tensors: Tensors) -> None:
+    broken = sorted(name for name, array in tensors.items() if not np.isfinite(array).all())
+    if broken:
+        raise DataError(
+            f"{len(broken)} tensors hold NaN or infinite numbers, the training that saved them had "
+            "failed:\n  " + "\n  ".join(broken)
+        )

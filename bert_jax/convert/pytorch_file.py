@@ -79,6 +79,8 @@ def _read(file: zipfile.ZipFile) -> dict[str, np.ndarray]:
     folder = pickled.removesuffix("data.pkl")
     if f"{folder}byteorder" in file.namelist() and file.read(f"{folder}byteorder") != b"little":
         raise DataError("it was written on a big-endian machine, whose numbers are not read")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
+        raise DataError("it is compressed, which PyTorch's files are not")
     with file.open(pickled) as stream:
         content = _Unpickler(stream).load()
     if not isinstance(content, dict):

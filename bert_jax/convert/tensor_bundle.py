@@ -135,16 +135,15 @@ def write_bundle(prefix: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 def _read_bytes(path: Path, entry: Entry) -> bytes:
     try:
+        if path.stat().st_size < entry.offset + entry.size:
+            raise DataError(f"{path} is truncated: the checkpoint goes on")
         with path.open("rb") as file:
             file.seek(entry.offset)
-            data = file.read(entry.size)
+            return file.read(entry.size)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing, but the checkpoint's index names it") from error
-    except (OSError, OverflowError, ValueError) as error:
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if len(data) != entry.size:
-        raise DataError(f"{path} is truncated: the checkpoint goes on")
-    return data
 
 
 def _entry(message: bytes) -> Entry:

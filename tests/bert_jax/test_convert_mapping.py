@@ -145,6 +145,15 @@ def test_a_head_may_be_absent_as_a_whole_and_only_if_allowed():
         import_tensors(config, tensors, HUGGINGFACE, optional=("mlm", "nsp"))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_of_a_failed_training_are_named(value):
+    config = tiny_config()
+    tensors = export_tensors(config, random_params(config), HUGGINGFACE)
+    tensors["bert.pooler.dense.bias"][3] = value
+    with pytest.raises(DataError, match=r"1 tensors hold NaN or .*\n  bert.pooler.dense.bias"):
+        import_tensors(config, tensors, HUGGINGFACE)
+
+
 def test_a_copy_must_be_a_copy():
     config = tiny_config()
     tensors = export_tensors(config, random_params(config), HUGGINGFACE)

@@ -131,6 +131,15 @@ def test_numbers_of_a_big_endian_machine_are_refused(tmp_path):
         read_pytorch_file(path)
 
 
+def test_a_compressed_file_that_grows_without_end_is_refused(tmp_path):
+    path = tmp_path / "a.bin"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", pickle.dumps({}, 2))
+        file.writestr("archive/data/0", bytes(1 << 24))
+    with pytest.raises(DataError, match="it is compressed, which PyTorch's files are not"):
+        read_pytorch_file(path)
+
+
 @pytest.mark.parametrize("kept", [-1, 600, 0])
 def test_a_truncated_file_is_noticed(tmp_path, kept):
     path = tmp_path / "pytorch_model.bin"

@@ -144,6 +144,21 @@ def test_every_truncation_is_noticed(end, tensors, tmp_path):
             read_bundle(tmp_path / "model", everything)
 
 
+@pytest.mark.parametrize("change", [{"offset": 1 << 62}, {"shard": 999_999}, {"size": 1 << 62}])
+def test_an_index_that_asks_for_the_impossible(change, tmp_path):
+    """Its checksum is right: it was made so, not damaged."""
+    write_bundle(tmp_path / "model", {"a": np.ones(3, np.float32)})
+    path = tmp_path / "model.index"
+    table = parse_table(path.read_bytes())
+    fields = {"shard": 0, "offset": 0, "size": 12} | change
+    numbers = {"shard": 3, "offset": 4, "size": 5}
+    entry = bytes([1 << 3, 1, 2 << 3 | 2, 4, 2 << 3 | 2, 2, 1 << 3, 3])
+    entry += b"".join(bytes([numbers[n] << 3]) + varint(value) for n, value in fields.items())
+    path.write_bytes(build_table(table | {b"a": entry}))
+    with pytest.raises(DataError, match="missing|truncated|damaged"):
+        read_bundle(tmp_path / "model", everything)
+
+
 def test_a_checkpoint_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"model\.index is missing: no TensorFlow checkpoint"):
         read_index(tmp_path / "model")
