@@ -11,6 +11,7 @@ PYTHON ?= python3 python3.13 python3.12 python3.11 python
 EXTRAS := data,report,test
 # A name of its own: a comma inside `call` would start another argument.
 PARITY_EXTRAS := $(EXTRAS),parity
+PLAN_EXTRAS := $(EXTRAS),plan
 BIN := .venv/bin
 
 # A stamp's name holds a checksum of all that the installation depends on: the pins, setup.cfg
@@ -18,6 +19,7 @@ BIN := .venv/bin
 key = $(shell { pwd; sed '/^\[tool:/,$$d' setup.cfg; cat pyproject.toml $(1); } | cksum | tr ' ' -)
 SETUP := .venv/setup-$(call key,constraints.txt)
 PARITY := .venv/parity-$(call key,constraints.txt constraints-parity.txt)
+PLAN := .venv/plan-$(call key,constraints.txt)
 
 # pip in a few lines: the big downloads, and what went wrong.
 pip_log := .venv/pip.log
@@ -27,10 +29,10 @@ pip_install = set -o pipefail; \
 	| sed -nE -e 's/^ *((Downloading|Using cached) .* MB\)).*/  \1/p' -e 's/^(Installing).*/  \1/p' \
 	|| { tail -n 20 $(pip_log); echo "error: pip failed; its whole output is in $(pip_log)"; exit 1; }
 
-.PHONY: help setup demo test lint parity soak bench clean
+.PHONY: help setup demo test lint parity soak bench plan plan-test plan-all clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-14s%s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-14s%s\n", $$1, $$2}'
 
 setup: $(SETUP) ## build .venv, or bring it up to date
 
@@ -79,6 +81,21 @@ $(PARITY): | $(SETUP)
 
 soak: setup ## the long tests, minutes to hours
 	@$(BIN)/python -m pytest -m soak -s
+
+plan: setup $(PLAN) ## the TPU compiler, for `python -m bert_jax.plan`
+	@echo "plan: try .venv/bin/python -m bert_jax.plan --config=configs/pretrain.py:base --slice=v4-32"
+
+$(PLAN): | $(SETUP)
+	@echo "plan: libtpu -> .venv (700 MB)"
+	@$(call pip_install,-e ".[$(PLAN_EXTRAS)]" -c constraints.txt)
+	@rm -f .venv/plan-*
+	@touch $@
+
+plan-test: plan ## what the TPU compiler makes of a small step
+	@$(BIN)/python -m pytest tests/bert_jax/test_plan_on_tpu.py --durations=5
+
+plan-all: plan ## docs/tpu-plans.md: base and large on every slice of 16 chips (hours)
+	@$(BIN)/python benchmarks/pod_plans.py
 
 bench: setup ## time the training step on this machine
 	@$(BIN)/python benchmarks/train_step.py

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -107,6 +108,7 @@ def supervise(command: list[str]) -> None:
     process = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
     code = process.wait()
+    _keep_log()
     _write(RUN / "ended.json", {"exit_code": code if code >= 0 else 128 - code})
 
 
@@ -182,6 +184,22 @@ def run(config: str, workdir: str, store: str, overrides: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, *trainer(config, workdir, store, overrides)])
 
 
+def _keep_log() -> None:
+    """Copies the log beside the run, because this disk goes with the machine."""
+    try:
+        workdir = Path(json.loads((RUN / "supervisor.json").read_text())["workdir"])
+        (workdir / "logs").mkdir(exist_ok=True)
+        shutil.copyfile(RUN / "log", workdir / "logs" / f"{socket.gethostname()}.log")
+    except (OSError, ValueError) as error:
+        print(f"the log cannot be kept: {error}", flush=True)
+
+
+def log(lines: int) -> None:
+    """The end of the trainer's log."""
+    print(f"--- {socket.gethostname()}", flush=True)
+    subprocess.run(["tail", "-n", str(lines), str(RUN / "log")], check=False)
+
+
 def _born(pid: int) -> str:
     """When a process started, "" once it is gone: its id alone may be another one's by now."""
     try:
@@ -225,9 +243,7 @@ def main() -> None:
     commands.choices["start"].add_argument("--copy", action="store_true")
     options = vars(parser.parse_args())
     command = options.pop("command")
-    if command == "log":
-        subprocess.run(["tail", "-n", str(options["lines"]), str(RUN / "log")], check=False)
-    elif command == "supervise":
+    if command == "supervise":
         supervise(options["trainer"])
     else:
         actions: dict[str, Callable[..., None]] = {
@@ -236,6 +252,7 @@ def main() -> None:
             "start": start,
             "stop": stop,
             "run": run,
+            "log": log,
         }
         actions[command](**options)
 

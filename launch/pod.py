@@ -28,7 +28,7 @@ class TrainingFailed(UserError):
         self.exit_code = report.exit_code or 1
         super().__init__(
             f"training ended with exit code {self.exit_code} on {report.host}, which a restart "
-            f"does not change; the end of its log:\n{log}"
+            f"does not change; the ends of the logs:\n{log}"
         )
 
 
@@ -164,7 +164,7 @@ def keep_running(pod: Pod, run: Run) -> None:
             log = _log(pod)
             raise CrashLoop(
                 f"several restarts found no newer checkpoint than "
-                f"{saved if saved >= 0 else 'the beginning'}; the end of the log:\n{log}"
+                f"{saved if saved >= 0 else 'the beginning'}; the ends of the logs:\n{log}"
             )
         place = f"checkpoint {saved}" if saved >= 0 else "the beginning"
         pod.rented.cloud.say(f"{pod.rented.name}: resuming from {place}")
@@ -191,4 +191,4 @@ def conclude(pod: Pod, verdict: Verdict, reports: Sequence[Report]) -> None:
 
 
 def _log(pod: Pod) -> str:
-    return pod.ssh("read the log", "log", "--lines=40", worker="0")
+    return pod.ssh("read the log", "log", "--lines=20")

@@ -49,7 +49,7 @@ def test_pins_are_within_their_ranges(name: str) -> None:
 
 
 def test_every_python_file_starts_with_its_licence() -> None:
-    folders = ("bert_jax", "benchmarks", "configs", "data_pipeline", "demo", "tests")
+    folders = ("bert_jax", "benchmarks", "configs", "data_pipeline", "demo", "launch", "tests")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert ROOT / "demo" / "run.py" in files
     for path in files:

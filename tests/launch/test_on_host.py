@@ -53,6 +53,8 @@ def test_a_trainer_from_start_to_end(world: World) -> None:
     start(world)
     assert until(world, "ended")["exit_code"] == 3
     assert "worker 0 trains" in on_host(world, "log", "--lines=5").stdout
+    (kept,) = (world.path / "buckets/work/run/logs").glob("*.log")
+    assert kept.read_text().count("worker 0 trains") == 2
 
 
 def test_the_store_is_copied_once_for_each_content(world: World) -> None:

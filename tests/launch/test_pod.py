@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of the life of a run is too slow or too rare for the commands' own tests."""
+
+import ast
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from bert_jax.slices import find_slice
+from launch import pod
+from launch.cloud import Cloud
+from launch.pod import Pod
+from launch.queued_resource import NotReached, Rented
+from launch.supervision import Verdict
+from tests.launch.world import ROOT
+
+
+class Answers(Rented):
+    """A slice that is there and answers ssh with the next of the answers."""
+
+    def ssh(self, doing: str, remote: str, worker: str = "all") -> str:
+        asked.append(remote.partition("launch.on_host ")[2])
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def state(self) -> tuple[str, str]:
+        return "ACTIVE", ""
+
+    def node_preempted(self) -> bool:
+        return False
+
+
+asked: list[str] = []
+answers: list[Any] = []
+
+
+def reports(*states: tuple[str, int | None]) -> str:
+    lines = [
+        {"host": f"t-{host}", "state": state, "exit_code": code, "checkpoint": 10, "metrics": None}
+        for host, (state, code) in enumerate(states)
+    ]
+    return "\n".join(json.dumps({"bert_jax": line}) for line in lines)
+
+
+@pytest.fixture
+def slice_of_two() -> Pod:
+    asked.clear()
+    answers.clear()
+    return Pod(Answers(Cloud(), "bert", "us-central2-b"), find_slice("v4-16"), "0" * 40, 0)
+
+
+def test_hosts_that_do_not_notice_the_loss_of_one_are_stopped(
+    slice_of_two: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod, "ENDING_SECONDS", -1)
+    answers.extend(
+        [reports(("ended", 76), ("running", None)), "", reports(("ended", 76), ("ended", 75))]
+    )
+    assert pod.watch(slice_of_two)[0] is Verdict.RESUME
+    assert asked == ["status", "stop --resumes", "status"]
+
+
+def test_they_are_given_time_to_notice(slice_of_two: Pod) -> None:
+    answers.extend(
+        [reports(("ended", 76), ("running", None)), reports(("ended", 76), ("ended", 76))]
+    )
+    assert pod.watch(slice_of_two)[0] is Verdict.RESUME
+    assert asked == ["status", "status"]
+
+
+def test_a_host_that_does_not_answer_once_is_asked_again(slice_of_two: Pod) -> None:
+    answers.extend([NotReached("no answer"), reports(("ended", 0), ("ended", 0))])
+    assert pod.watch(slice_of_two)[0] is Verdict.DONE
+
+
+def test_the_part_on_the_hosts_runs_on_their_own_python() -> None:
+    """Ubuntu 22.04, which the TPU images are, has Python 3.10 and none of our packages."""
+    for name in ("__init__", "host_storage", "on_host"):
+        tree = ast.parse((ROOT / "launch" / f"{name}.py").read_text(), feature_version=(3, 10))
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for module in names:
+                top = module.split(".")[0]
+                assert top in sys.stdlib_module_names or module in ("launch", "launch.host_storage")
+
+
+def test_nothing_of_a_launch_goes_through_a_shell_here() -> None:
+    for path in (ROOT / "launch").glob("*.py"):
+        text = path.read_text()
+        assert "shell=True" not in text and "os.system" not in text, path
