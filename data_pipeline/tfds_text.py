@@ -18,7 +18,7 @@ class TfdsDataset:
 
     Attributes:
         examples: how many there are in the split.
-        bytes: their size, where TFDS knows it.
+        bytes: about their size.
     """
 
     def __init__(self, name: str, split: str, builder: Any) -> None:
@@ -27,18 +27,17 @@ class TfdsDataset:
         self._name = name
         self._split = split
         self._builder = builder
-        info = builder.info.splits[split]
-        self.examples: int = info.num_examples
-        self.bytes: int = max(info.num_bytes, info.num_examples)  # a slice tells no bytes
+        infos = builder.info.splits
+        self.examples: int = infos[split].num_examples
         spec = tfds.core.ReadInstruction.from_spec(split)
-        self._stretches = [  # of the splits as they lie on the disk: "train+test[:10%]" has two
-            (
-                s.splitname,
-                s.from_ or 0,
-                builder.info.splits[s.splitname].num_examples if s.to is None else s.to,
-            )
-            for s in spec.to_absolute(builder.info.splits)
-        ]
+        self._stretches: list[tuple[str, int, int]] = []  # "train+test[:10%]" has two
+        size = 0.0
+        for part in spec.to_absolute(infos):
+            info = infos[part.splitname]
+            begin, end = part.from_ or 0, info.num_examples if part.to is None else part.to
+            self._stretches.append((part.splitname, begin, end))
+            size += info.num_bytes * (end - begin) / max(info.num_examples, 1)
+        self.bytes = max(int(size), self.examples)
 
     def texts(
         self, field: str, start: int = 0, stop: int | None = None
@@ -81,14 +80,13 @@ class TfdsDataset:
             if first == last:
                 continue
             span = tfds.core.ReadInstruction(name, first, last, unit="abs")
-            decoders = tfds.decode.PartialDecoding({field: True})
             if self._builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-                source = self._builder.as_data_source(span, decoders=decoders)
+                source = self._builder.as_data_source(span)  # TFDS gives these no `as_dataset`
                 yield from (source[number][field] for number in range(len(source)))
                 continue
             examples = self._builder.as_dataset(
                 split=span,
-                decoders=decoders,
+                decoders=tfds.decode.PartialDecoding({field: True}),
                 read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
             )
             yield from (example[field] for example in examples.as_numpy_iterator())
