@@ -43,7 +43,8 @@ def examine(store: Store) -> dict[str, Any]:
     Returns:
         "store", "splits" (by name), "vocabulary", "examples" (by length), "shown" and "warnings".
     """
-    hashes = {name: sentence_hashes(store.split(name)) for name in SPLITS}
+    splits = {name: store.split(name) for name in SPLITS}
+    hashes = {name: sentence_hashes(s.tokens, s.sentence_offsets) for name, s in splits.items()}
     documents = {name: document_hashes(store.split(name), hashes[name]) for name in SPLITS}
     counts = {name: token_counts(store.split(name), store.vocab_size) for name in SPLITS}
     report: dict[str, Any] = {

@@ -18,18 +18,18 @@ _ENTRY = np.dtype([("hash", np.uint64), ("place", np.int64)])
 
 
 def sorted_hashes(
-    columns: Iterable[NDArray[np.uint64]], total: int, directory: Path
+    columns: Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]], total: int, directory: Path
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
     """Brings equal hashes together.
 
     Args:
-        columns: the hashes, uint64, in pieces of any size.
+        columns: hashes, uint64, and their places, int64, in pieces of any size.
         total: how many there are about; sets the number of files.
         directory: a place for these files, made here and removed in the end.
 
     Yields:
-        Hashes in ascending order and their places (from 0, over all columns), int64, ascending
-        among equal hashes. Equal hashes come in the same yield.
+        Hashes in ascending order and their places; among equal hashes these are in the order in
+        which they came. Equal hashes come in the same yield.
     """
     bits = max(0, (total // _AT_ONCE).bit_length())
     directory.mkdir(parents=True)
@@ -45,18 +45,17 @@ def sorted_hashes(
         shutil.rmtree(directory)
 
 
-def _deal(columns: Iterable[NDArray[np.uint64]], paths: list[Path], shift: int) -> None:
+def _deal(
+    columns: Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]], paths: list[Path], shift: int
+) -> None:
     """Appends each hash with its place to the file of its leading bits."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(path, "wb")) for path in paths]
-        start = 0
-        for column in columns:
-            entries = np.empty(len(column), _ENTRY)
-            entries["hash"] = column
-            entries["place"] = np.arange(start, start + len(column))
-            start += len(column)
+        for hashes, places in columns:
+            entries = np.empty(len(hashes), _ENTRY)
+            entries["hash"], entries["place"] = hashes, places
             # A shift by all 64 bits is not defined; one file needs none.
-            numbers = column >> np.uint64(shift) if len(files) > 1 else np.zeros_like(column)
+            numbers = hashes >> np.uint64(shift) if len(files) > 1 else np.zeros_like(hashes)
             order = np.argsort(numbers, kind="stable")
             bounds = np.searchsorted(numbers[order], np.arange(len(files) + 1))
             for file, first, stop in zip(files, bounds, bounds[1:], strict=False):

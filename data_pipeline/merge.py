@@ -6,58 +6,17 @@ that the store does not depend on who made which part and when.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.copies import Drops
+from data_pipeline.errors import DataError
 from data_pipeline.parts import Block, Counts, Part
 from data_pipeline.store import StoreWriter
 
 HASHES = 1 << 64
-_HASHES_AT_ONCE = 1 << 24  # sorting them takes about 600 MB
-
-
-@dataclasses.dataclass(frozen=True)
-class Drops:
-    """What to leave out of each part, besides what is left out already."""
-
-    documents: Sequence[np.ndarray]  # for each part, bool [documents]
-    sentences: Callable[[int], np.ndarray] | None = None  # part -> bool [sentences]
-
-
-def find_copies(paths: Sequence[Path]) -> list[np.ndarray]:
-    """Marks exact copies: documents whose token ids have all occurred as a document before.
-
-    Hashes of 64 bits stand for the token ids: among a billion different documents a few hundredths
-    of one are expected to be taken for a copy. Memory is one byte a document and a fixed amount,
-    because only one range of hashes is sorted at a time.
-
-    Returns:
-        For each part, bool [documents]; the first in the order of the corpus is not marked.
-    """
-    sizes = [len(_column(path, "token_hashes")) for path in paths]
-    starts = np.cumsum([0, *sizes])
-    copies = np.zeros(starts[-1], np.bool_)
-    ranges = -(-int(starts[-1]) // _HASHES_AT_ONCE)
-    for number in range(ranges):
-        low, high = (HASHES * n // ranges for n in (number, number + 1))
-        hashes, places = [], []
-        for path, start in zip(paths, starts, strict=False):
-            found = _column(path, "token_hashes")
-            chosen = np.flatnonzero((found >= np.uint64(low)) & (found <= np.uint64(high - 1)))
-            hashes.append(found[chosen])
-            places.append(start + chosen)
-        joined, where = np.concatenate(hashes), np.concatenate(places)
-        order = np.argsort(joined, kind="stable")  # equal hashes stay in the order of the corpus
-        joined = joined[order]
-        copies[where[order[1:]][joined[1:] == joined[:-1]]] = True
-    return np.split(copies, starts[1:-1]) if paths else []
-
-
-def no_drops(paths: Sequence[Path]) -> list[np.ndarray]:
-    """Marks no document."""
-    return [np.zeros(len(_column(path, "token_hashes")), np.bool_) for path in paths]
 
 
 def _column(path: Path, name: str) -> np.ndarray:
@@ -76,6 +35,25 @@ def hash_range(paths: Sequence[Path], drops: Drops) -> tuple[int, int]:
     return smallest, largest
 
 
+def held_out_limit(paths: Sequence[Path], drops: Drops, fraction: float) -> int:
+    """The text hash below which documents are held out, so that there are some on each side.
+
+    Raises:
+        DataError: there are not two documents.
+    """
+    smallest, largest = hash_range(paths, drops)
+    if largest < 0:
+        raise DataError("there is no text in the input")
+    if smallest == largest:
+        raise DataError(
+            "the input holds one document only, and one has to be held out: give more text, or "
+            "separate documents by empty lines (--format=lines) or files (--format=prose)"
+        )
+    limit = round(fraction * HASHES)
+    # A small corpus may fall on one side: then the border goes past its nearest document.
+    return limit if smallest < limit <= largest else min(max(limit, smallest + 1), largest)
+
+
 @dataclasses.dataclass
 class Totals(Counts):
     """What went into the store, and what did not."""
@@ -83,6 +61,7 @@ class Totals(Counts):
     characters: int = 0
     unknown_tokens: int = 0
     dropped_documents: int = 0
+    dropped_sentences: int = 0  # of documents that stay, or would have stayed
 
 
 def write_arrays(
@@ -109,8 +88,9 @@ def write_arrays(
                 documents = ~dropped[document : document + len(block.document_lengths)]
                 sentences = np.repeat(documents, block.document_lengths)
                 if sentences_dropped is not None:
-                    end = sentence + len(sentences)
-                    sentences = sentences & ~sentences_dropped[sentence:end]
+                    marks = sentences_dropped[sentence : sentence + len(sentences)]
+                    totals.dropped_sentences += int(np.count_nonzero(sentences & marks))
+                    sentences = sentences & ~marks
                 document += len(documents)
                 sentence += len(sentences)
                 _add_block(writer, block, sentences, limit, unknown, totals)

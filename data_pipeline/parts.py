@@ -20,8 +20,10 @@ from data_pipeline.corpora import CorpusOptions, Unit
 from data_pipeline.documents import Document, read_piece
 from data_pipeline.errors import DiskError
 from data_pipeline.files import open_binary, place, written_whole
+from data_pipeline.near_copies import BANDS, SLOTS, signatures
 from data_pipeline.output import disk_errors
 from data_pipeline.store import token_type
+from data_pipeline.store_statistics import sentence_hashes
 from data_pipeline.tokenizers import Tokenizer
 
 _CHUNK_CHARACTERS = 1 << 22
@@ -37,6 +39,10 @@ class Block:
     characters: np.ndarray  # int32 [documents]
     text_hashes: np.ndarray  # uint64 [documents], of the text: choose the split
     token_hashes: np.ndarray  # uint64 [documents], of the token ids: tell copies
+    # Empty where the job does not ask for them.
+    signatures: np.ndarray  # uint16 [documents, SLOTS], see `near_copies`
+    bands: np.ndarray  # uint64 [documents, BANDS]
+    sentence_hashes: np.ndarray  # uint64 [sentences], of the token ids
 
 
 @dataclasses.dataclass
@@ -55,6 +61,8 @@ class PartJob:
     directory: str  # where parts are kept
     corpus: CorpusOptions
     tokenizer: Tokenizer
+    near_copies: bool = False  # will they be looked for?
+    repeated_sentences: bool = False
 
     def __call__(self, unit: Unit) -> None:
         """Makes one part, unless it is there already."""
@@ -69,10 +77,22 @@ class PartJob:
             zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
         ):
             for number, chunk in enumerate(_chunks(documents)):
-                block = encode(chunk, self.tokenizer, counts)
+                block = self._with_hashes(encode(chunk, self.tokenizer, counts))
                 for name, array in vars(block).items():
                     _add(archive, f"{number}/{name}", array)
             _add(archive, "counts", np.array(dataclasses.astuple(counts), np.int64))
+
+    def _with_hashes(self, block: Block) -> Block:
+        """Adds what finds copies that are not exact."""
+        lengths = block.sentence_lengths
+        if self.near_copies and len(block.document_lengths):
+            starts = np.cumsum(block.document_lengths) - block.document_lengths
+            slots, bands = signatures(block.tokens, np.add.reduceat(lengths, starts))
+            block = dataclasses.replace(block, signatures=slots, bands=bands)
+        if self.repeated_sentences:
+            hashes = sentence_hashes(block.tokens, np.concatenate([[0], np.cumsum(lengths)]))
+            block = dataclasses.replace(block, sentence_hashes=hashes)
+        return block
 
 
 def part_path(directory: Path, number: int) -> Path:
@@ -128,6 +148,9 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, counts: Counts) 
         np.array(columns[1], np.int32),
         np.array(columns[2], np.uint64),
         np.array(columns[3], np.uint64),
+        signatures=np.zeros((0, SLOTS), np.uint16),
+        bands=np.zeros((0, BANDS), np.uint64),
+        sentence_hashes=np.zeros(0, np.uint64),
     )
 
 

@@ -22,6 +22,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import tempfile
 import threading
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,17 +31,11 @@ from typing import Any
 
 from absl import flags
 
+from data_pipeline.copies import DUPLICATES, find_drops
 from data_pipeline.corpora import CorpusOptions, Source, Unit, cut_units, find_sources
-from data_pipeline.errors import DataError, OutputError, UsageError, run_command
+from data_pipeline.errors import OutputError, UsageError, run_command
 from data_pipeline.files import place, size_and_time, written_whole
-from data_pipeline.merge import (
-    HASHES,
-    Drops,
-    find_copies,
-    hash_range,
-    no_drops,
-    write_arrays,
-)
+from data_pipeline.merge import held_out_limit, write_arrays
 from data_pipeline.parts import PartJob, part_path
 from data_pipeline.progress import Progress
 from data_pipeline.records import METADATA, ShardJob, plan_shards, write_metadata
@@ -48,7 +43,6 @@ from data_pipeline.store import MANIFEST, Store, StoreWriter, file_entry, manife
 from data_pipeline.tokenizers import Tokenizer, load_tokenizer
 from data_pipeline.workspace import Workspace, clear_leftovers, differences
 
-DUPLICATES = ("keep", "exact")
 _SECONDS_BETWEEN_LOOKS = 2.0
 
 
@@ -67,6 +61,7 @@ def prepare(
     *,
     validation_fraction: float = 0.02,
     duplicates: str = "keep",
+    repeated_sentences: int = 0,
     licence: str = "",
     provenance: str = "",
     where: Where = Where(),
@@ -78,7 +73,10 @@ def prepare(
         tokenizer: makes the ids.
         output: the directory of the store.
         validation_fraction: share of the documents to hold out, between 0 and 1.
-        duplicates: "keep", or "exact" to keep the first one only of documents that are equal.
+        duplicates: "keep"; "exact" to keep the first one only of documents that are equal, or
+            "near" of those that are nearly so (`data_pipeline.near_copies`).
+        repeated_sentences: a sentence of at least eight tokens that occurs more often is kept at
+            its first place only; 0 keeps all.
         licence: of the text, kept in the manifest.
         provenance: where the text is from, kept in the manifest.
         where: who does the work.
@@ -91,9 +89,15 @@ def prepare(
         raise UsageError(f"--validation_fraction={validation_fraction} must lie between 0 and 1")
     if duplicates not in DUPLICATES:
         raise UsageError(f"--duplicates={duplicates}: choose from {', '.join(DUPLICATES)}")
+    if repeated_sentences < 0:
+        raise UsageError(f"--repeated_sentences={repeated_sentences} must not be negative")
     sources = find_sources(corpus)
     options = dataclasses.asdict(corpus)
-    options |= {"validation_fraction": validation_fraction, "duplicates": duplicates}
+    options |= {
+        "validation_fraction": validation_fraction,
+        "duplicates": duplicates,
+        "repeated_sentences": repeated_sentences,
+    }
     fields: dict[str, Any] = {
         "name": output.name,
         "licence": licence,
@@ -111,8 +115,15 @@ def prepare(
     units = cut_units(sources, corpus.tfds_data_dir)
     with Workspace(output, _plan(fields, sources, tokenizer)) as work:
         if not (work.store / MANIFEST).exists():
-            _make_parts(units, corpus, tokenizer, work, where)
-            _merge_parts(units, corpus, tokenizer, work, fields)
+            job = PartJob(
+                str(work.parts),
+                corpus,
+                tokenizer,
+                near_copies=duplicates == "near",
+                repeated_sentences=repeated_sentences > 0,
+            )
+            _make_parts(units, job, work, where)
+            _merge_parts(units, tokenizer, work, fields)
             work.upload("*/*")
         _add_records(work, where)
         work.finish()
@@ -132,51 +143,31 @@ def _plan(
     }
 
 
-def _make_parts(
-    units: Sequence[Unit],
-    corpus: CorpusOptions,
-    tokenizer: Tokenizer,
-    work: Workspace,
-    where: Where,
-) -> None:
+def _make_parts(units: Sequence[Unit], job: PartJob, work: Workspace, where: Where) -> None:
     """Has a part made of each unit of which there is none."""
     done = work.finished_parts()
     left = [unit for unit in units if part_path(work.parts, unit.number).name not in done]
     if len(left) < len(units):
         print(f"continuing: {len(units) - len(left):,} of {len(units):,} parts are there already")
-    job = PartJob(str(work.parts), corpus, tokenizer)
     sizes = {part_path(work.parts, unit.number).name: unit.bytes for unit in left}
     with _progress("parts", sizes, work.parts):
         _run(left, job, work, where)
 
 
 def _merge_parts(
-    units: Sequence[Unit],
-    corpus: CorpusOptions,
-    tokenizer: Tokenizer,
-    work: Workspace,
-    fields: dict[str, Any],
+    units: Sequence[Unit], tokenizer: Tokenizer, work: Workspace, fields: Mapping[str, Any]
 ) -> None:
     """Makes the arrays of the store, with a document on each side."""
     paths = [part_path(work.parts, unit.number) for unit in units]
-    exact = fields["options"]["duplicates"] == "exact"
-    drops = Drops(find_copies(paths) if exact else no_drops(paths))
-    smallest, largest = hash_range(paths, drops)
-    if largest < 0:
-        raise DataError(f"there is no text in {corpus.input}")
-    if smallest == largest:
-        raise DataError(
-            f"{corpus.input} holds one document only, and one has to be held out: give more "
-            "text, or separate documents by empty lines (--format=lines) or files "
-            "(--format=prose)"
+    options = fields["options"]
+    with tempfile.TemporaryDirectory(dir=work.store.parent) as scratch:
+        drops = find_drops(
+            paths, options["duplicates"], options["repeated_sentences"], Path(scratch)
         )
-    limit = round(fields["options"]["validation_fraction"] * HASHES)
-    if not smallest < limit <= largest:
-        # A small corpus fell on one side: move the border past its nearest document.
-        limit = min(max(limit, smallest + 1), largest)
-    with StoreWriter(work.store, tokenizer) as writer:
-        totals = write_arrays(paths, writer, limit, drops, tokenizer.special.unk)
-        writer.finish({**fields, "counts": dataclasses.asdict(totals)})
+        limit = held_out_limit(paths, drops, options["validation_fraction"])
+        with StoreWriter(work.store, tokenizer) as writer:
+            totals = write_arrays(paths, writer, limit, drops, tokenizer.special.unk)
+            writer.finish({**fields, "counts": dataclasses.asdict(totals)})
 
 
 def _add_records(work: Workspace, where: Where) -> None:
@@ -272,6 +263,7 @@ def summary(store: Store) -> str:
     handled = {
         "empty documents left out": counts["empty_documents"],
         "copies of documents left out": counts["dropped_documents"],
+        "repeated sentences left out": counts["dropped_sentences"],
         "cuts in documents that were too long": counts["cut_documents"],
         "NUL characters left out": counts["nul_characters"],
     }
@@ -292,6 +284,7 @@ def main(arguments: Sequence[str]) -> None:
         place(values.output),
         validation_fraction=values.validation_fraction,
         duplicates=values.duplicates,
+        repeated_sentences=values.repeated_sentences,
         licence=values.licence,
         provenance=values.provenance,
         where=Where(values.workers or os.cpu_count() or 1, tuple(arguments[1:])),
@@ -306,7 +299,8 @@ if __name__ == "__main__":
     flags.DEFINE_bool("strip_accents", None, "Overrides the tokenizer's setting.")
     flags.DEFINE_string("output", None, "Directory of the store to make.")
     flags.DEFINE_float("validation_fraction", 0.02, "Share of the documents to hold out.")
-    flags.DEFINE_enum("duplicates", "keep", DUPLICATES, "Documents equal to an earlier one.")
+    flags.DEFINE_enum("duplicates", "keep", DUPLICATES, "Documents equal to an earlier one: drop?")
+    flags.DEFINE_integer("repeated_sentences", 0, "Keep but one of more than so many; 0: keep all.")
     flags.DEFINE_string("licence", "", "Licence of the text, noted in the store.")
     flags.DEFINE_string("provenance", "", "Where the text is from, noted in the store.")
     flags.DEFINE_integer("workers", 0, "Processes to use here; 0: one a core.", lower_bound=0)

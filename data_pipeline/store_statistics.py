@@ -43,18 +43,25 @@ def entropy(counts: NDArray[np.int64]) -> float:
     return float(-np.sum(shares * np.log(shares)))
 
 
-def sentence_hashes(split: Split) -> NDArray[np.uint64]:
-    """A number for each sentence, the same for the same tokens; uint64 [sentences]."""
-    if not split.sentences:
+def sentence_hashes(tokens: NDArray[np.integer], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A number for each sentence, the same for the same tokens.
+
+    Args:
+        tokens: ids.
+        offsets: int64 [sentences + 1], where each sentence starts, and the end of the last.
+
+    Returns:
+        uint64 [sentences].
+    """
+    if len(offsets) == 1:
         return np.zeros(0, np.uint64)
-    offsets = split.sentence_offsets
     places = _scramble(np.arange(np.diff(offsets).max()), 1)
     parts = []
     for first, stop in _chunks(offsets):
         begin, end = offsets[first], offsets[stop]
         starts = offsets[first:stop] - begin
         position = np.arange(end - begin) - np.repeat(starts, np.diff(offsets[first : stop + 1]))
-        terms = _scramble(split.tokens[begin:end], 2) * places[position]
+        terms = _scramble(tokens[begin:end], 2) * places[position]
         parts.append(_scramble(np.add.reduceat(terms, starts), 3))
     return np.concatenate(parts)
 

@@ -16,7 +16,9 @@ def test_sorted_hashes_are_those_of_one_big_sort(tmp_path, monkeypatch, at_once)
     hashes = random.integers(0, 1 << 63, 300, np.uint64)[random.integers(0, 300, 2000)] * np.uint64(
         2
     )
-    columns = np.split(hashes, [0, 10, 10, 1500])
+    cuts = [0, 10, 10, 1500]
+    places = np.arange(len(hashes))
+    columns = zip(np.split(hashes, cuts), np.split(places, cuts), strict=True)
     directory = tmp_path / "files"
     found = list(equal_hashes.sorted_hashes(columns, len(hashes), directory))
     places = np.concatenate([places for _, places in found])

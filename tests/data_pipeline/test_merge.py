@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import merge
+from data_pipeline import equal_hashes, merge
+from data_pipeline.copies import Drops, find_copies, no_documents
 from data_pipeline.corpora import CorpusOptions, Piece, Unit, find_sources
 from data_pipeline.documents import Document
-from data_pipeline.merge import Drops, find_copies, hash_range, no_drops, write_arrays
+from data_pipeline.merge import hash_range, write_arrays
 from data_pipeline.parts import Counts, Part, PartJob, encode, part_path
 from data_pipeline.prepare import prepare, summary
 from data_pipeline.store import StoreWriter
@@ -50,26 +51,27 @@ def parts(
     return [part_path(directory, unit.number) for unit in units]
 
 
-@pytest.mark.parametrize("at_once", [1 << 24, 40, 7])
+@pytest.mark.parametrize("at_once", [1 << 23, 40, 7])
 def test_copies_are_all_but_the_first(
+    tmp_path: Path,
     parts: list[Path],
     documents: list[list[list[str]]],
     monkeypatch: pytest.MonkeyPatch,
     at_once: int,
 ) -> None:
-    monkeypatch.setattr(merge, "_HASHES_AT_ONCE", at_once)
+    monkeypatch.setattr(equal_hashes, "_AT_ONCE", at_once)
     seen: set[str] = set()
     expected = []
     for members in documents:
         texts = ["\n".join(document) for document in members]
         expected.append([text in seen or seen.add(text) is not None for text in texts])
-    found = find_copies(parts)
+    found = find_copies(parts, tmp_path / "scratch")
     assert [copies.tolist() for copies in found] == expected
     assert 40 < sum(map(sum, expected)) < 100
 
 
-def test_no_parts_hold_no_copies() -> None:
-    assert find_copies([]) == []
+def test_no_parts_hold_no_copies(tmp_path: Path) -> None:
+    assert find_copies([], tmp_path / "scratch") == []
 
 
 def test_documents_and_sentences_are_dropped(
@@ -105,7 +107,7 @@ def test_documents_and_sentences_are_dropped(
 
 
 def test_the_range_of_hashes_is_that_of_what_stays(parts: list[Path]) -> None:
-    drops = Drops(no_drops(parts))
+    drops = Drops(no_documents(parts, parts[0].parent))
     hashes = []
     for path in parts:
         with Part(path) as part:

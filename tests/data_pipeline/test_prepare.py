@@ -161,6 +161,7 @@ def test_the_manifest_says_what_is_inside(tmp_path: Path, tokenizer: WordPieceTo
         "unknown_tokens": 2,
         "empty_documents": 0,
         "dropped_documents": 0,
+        "dropped_sentences": 0,
         "cut_documents": 0,
         "nul_characters": 0,
     }
