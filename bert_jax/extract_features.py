@@ -241,7 +241,7 @@ def main(arguments: Sequence[str]) -> None:
     count = 0
     cut: list[int] = []
     with (
-        TextFile(Path(_INPUT.value)) as text,
+        TextFile(_INPUT.value) as text,
         open_writer(output, kind, layers, model.config.hidden_size) as write,
     ):
         for features in extract(

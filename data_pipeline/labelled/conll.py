@@ -85,7 +85,7 @@ def read_conll(path: Path) -> Conll:
         DataError: it cannot be read, or holds no words.
     """
     with TextFile(path) as file:
-        lines = list(file.lines())
+        lines = list(file.lines(whole=True))
     sentences: list[list[int]] = [[]]
     for number, line in enumerate(lines):
         if line.strip() and not line.startswith(_DOCUMENT):

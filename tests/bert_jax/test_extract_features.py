@@ -203,17 +203,17 @@ def test_the_command(model, tmp_path) -> None:
     export = tmp_path / "export"
     config, params, tokenizer, _ = model
     export_huggingface(config, params, tokenizer, "", export)
-    (tmp_path / "in.txt.gz").write_bytes(gzip.compress(("a b " * 40 + "\nit\n").encode()))
+    (tmp_path / "in.txt.gz").write_bytes(gzip.compress(("a b " * 40 + "\nit\ra\n").encode()))
     output = tmp_path / "out.npz"
     common = (f"--checkpoint={export}", f"--output={output}")
     done = command(*common, f"--input={tmp_path / 'in.txt.gz'}", "--vectors=words", "--layers=-1")
     assert done.returncode == 0, done.stderr
     assert "words of 2 lines" in done.stderr
     assert "1 lines had more than 40 tokens and were cut, first line 1" in done.stderr
-    assert np.load(output)["vectors"].shape == (39, 24)
+    assert np.load(output)["vectors"].shape == (40, 24)
     refused = command(*common, text="it\n")
     assert refused.returncode == 73
-    assert np.load(output)["vectors"].shape == (39, 24)
+    assert np.load(output)["vectors"].shape == (40, 24)
     again = command(*common, "--overwrite", "--vectors=pooled", text="it\n\nis\n")
     assert again.returncode == 0, again.stderr
     assert np.load(output)["vectors"].shape == (3, 24)
