@@ -20,7 +20,7 @@ from data_pipeline.batch import NO_LABEL, Batch
 from data_pipeline.mapped import release
 from data_pipeline.special_tokens import SpecialTokens
 from data_pipeline.store import Split
-from data_pipeline.walk import CHECKPOINT, SECTION_TOKENS, check_ascending
+from data_pipeline.walk import CHECKPOINT, SECTION_TOKENS, check_ascending, reach
 
 _SECTIONS_TOGETHER = 1024  # bounded memory for any split
 _VERSION = 1  # another one packs otherwise, and forgets the starts that were kept
@@ -76,7 +76,8 @@ class Packing:
         start, section_stop, found = sections[:-1], sections[1:], []
         while start.size:
             found.append(start)
-            start = self._stops(start, section_stop)
+            sentence = np.searchsorted(self._split.sentence_offsets, start, side="right") - 1
+            start = self._stops(start, sentence, section_stop)
             packing = start < section_stop
             start, section_stop = start[packing], section_stop[packing]
         return np.sort(np.concatenate(found))
@@ -87,26 +88,36 @@ class Packing:
         """The rows `skip` (int64 [batch], in [0, CHECKPOINT)) after those at the tokens `start`."""
         del passes
         start = start.astype(np.int64)
+        sentence = np.searchsorted(self._split.sentence_offsets, start, side="right") - 1
         section_stop = self._section_stop(start)
         for step in range(int(skip.max())):
             on = np.flatnonzero(step < skip)
-            start[on] = self._stops(start[on], section_stop[on])
+            start[on] = self._stops(start[on], sentence[on], section_stop[on])
+            sentence[on] = self._sentence_at(start[on], sentence[on])
             over = on[start[on] == section_stop[on]]
             section_stop[over] = self._section_stop(start[over])
-        return Packs(start, self._stops(start, section_stop))
+        return Packs(start, self._stops(start, sentence, section_stop))
+
+    def _sentence_at(self, tokens: NDArray[np.int64], near: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The last sentence that starts at each token or before, searched from `near` on."""
+        offsets = self._split.sentence_offsets
+        end = np.full_like(near, len(offsets))
+        return reach(offsets, near, end, tokens + 1 - offsets[near]) - 1
 
     def _section_stop(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         return self._sections[np.searchsorted(self._sections, tokens, side="right")]
 
     def _stops(
-        self, start: NDArray[np.int64], section_stop: NDArray[np.int64]
+        self,
+        start: NDArray[np.int64],
+        sentence: NDArray[np.int64],
+        section_stop: NDArray[np.int64],
     ) -> NDArray[np.int64]:
-        """The token after each row that begins with the token `start`, document by document."""
+        """The token after each row that begins with the token `start`, in that sentence."""
         sentence_offsets, document_offsets = (
             self._split.sentence_offsets,
             self._split.document_offsets,
         )
-        sentence = np.searchsorted(sentence_offsets, start, side="right") - 1
         document = np.searchsorted(document_offsets, sentence, side="right")
         # Where not even one sentence fits, as much of it as fits.
         stop = np.minimum(start + self._room, sentence_offsets[sentence + 1])
@@ -114,7 +125,7 @@ class Packing:
         rows = np.arange(start.size)
         while rows.size:
             # `last` falls by one for the [SEP] of each document that ends in the row.
-            end = np.searchsorted(sentence_offsets, last[rows], side="right") - 1
+            end = self._sentence_at(last[rows], sentence[rows])
             end_of_document = document_offsets[document[rows]]
             token = np.minimum(
                 sentence_offsets[np.minimum(end, end_of_document)], section_stop[rows]
@@ -129,8 +140,23 @@ class Packing:
         return stop
 
 
-def assemble_packs(split: Split, packs: Packs, special: SpecialTokens, length: int) -> Batch:
+def assemble_packs(
+    split: Split,
+    packs: Packs,
+    tokens: np.ndarray,
+    places: NDArray[np.int64],
+    special: SpecialTokens,
+    length: int,
+) -> Batch:
     """Gathers the tokens of the packs into rows, before masking.
+
+    Args:
+        split: the documents.
+        packs: one for each row.
+        tokens: of the split, or a copy of some.
+        places: int64 [batch], where each pack starts in `tokens`.
+        special: ids of the special tokens.
+        length: tokens of a row.
 
     Returns:
         the features of `BatchSpec` that do not concern masking.
@@ -150,8 +176,8 @@ def assemble_packs(split: Split, packs: Packs, special: SpecialTokens, length: i
     position = np.arange(length)
     before = np.cumsum(is_separator, axis=1, dtype=np.int64)
     # Positions of special tokens and padding read a neighbour, or past the end, and are set below.
-    source = (packs.start - 1)[:, None] + position - before
-    input_ids = np.take(split.tokens, source, mode="clip").astype(np.int32)
+    source = (places - 1)[:, None] + position - before
+    input_ids = np.take(tokens, source, mode="clip").astype(np.int32)
     is_token = position <= last_separator[:, None]
     np.copyto(input_ids, special.sep, where=is_separator)
     np.copyto(input_ids, special.pad, where=~is_token)

@@ -17,7 +17,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.random_bits import Purpose, bits, uniform_integers
 from data_pipeline.special_tokens import SpecialTokens
 from data_pipeline.store import Split
-from data_pipeline.walk import Chunks
+from data_pipeline.walk import Chunks, reach
 
 _TRIES = 10
 
@@ -96,8 +96,7 @@ def _elsewhere(
         document = np.where(same, again, document)
     begin, end = offsets[document], offsets[document + 1]
     start = begin + uniform_integers(end - begin, keys, Purpose.SENTENCE)
-    tokens = split.sentence_offsets[start] + np.maximum(wanted, 1)
-    return start, np.minimum(np.searchsorted(split.sentence_offsets, tokens), end)
+    return start, reach(split.sentence_offsets, start, end, np.maximum(wanted, 1))
 
 
 def _heads(
@@ -114,8 +113,8 @@ def _heads(
     return np.add.reduceat(heads, starts, dtype=np.int64)
 
 
-def assemble(split: Split, pairs: Pairs, special: SpecialTokens, length: int) -> Batch:
-    """Gathers the tokens of the pairs into rows, before masking.
+def assemble(tokens: np.ndarray, pairs: Pairs, special: SpecialTokens, length: int) -> Batch:
+    """Gathers the tokens of the pairs, which are ranges of `tokens`, into rows, before masking.
 
     Returns:
         the features of `BatchSpec` that do not concern masking.
@@ -130,7 +129,7 @@ def assemble(split: Split, pairs: Pairs, special: SpecialTokens, length: int) ->
         in_b, (pairs.b_start - first_separator - 1)[:, None], (pairs.a_start - 1)[:, None]
     )
     # Positions of special tokens and padding read a neighbour, or past the end, and are set below.
-    input_ids = np.take(split.tokens, shift + position, mode="clip").astype(np.int32)
+    input_ids = np.take(tokens, shift + position, mode="clip").astype(np.int32)
     np.copyto(input_ids, special.pad, where=~is_token)
     input_ids[:, 0] = special.cls
     input_ids[rows, first_separator] = special.sep

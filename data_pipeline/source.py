@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from data_pipeline.batch import Batch, BatchSpec
 from data_pipeline.errors import ConfigError, DataError
 from data_pipeline.kept_arrays import KeptArrays
-from data_pipeline.mapped import release
+from data_pipeline.mapped import RangeReader, release
 from data_pipeline.masking import mask_tokens
 from data_pipeline.order import Chunker, Order
 from data_pipeline.packing import Packing, Packs, assemble_packs
@@ -44,7 +44,7 @@ _MIN_LENGTHS = {  # by what rows hold, with one token for each text
     "sentence_order": 5,
     "none": 3,  # [CLS] text [SEP]
 }
-_MAX_MAPPED_BYTES = 256 << 20  # may stay resident when they were read
+_MAX_MAPPED_BYTES = 512 << 20  # larger files are read so that they do not become resident
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +137,11 @@ class ExampleStream:
         kept = KeptArrays(split.kept)
         chunker, passes = self._make_chunker(kept)
         self._order = Order(chunker, passes=passes, seed=seed, kept=kept)
-        self._arrays = (
-            self._split.tokens,
-            self._split.sentence_offsets,
-            self._split.document_offsets,
-        )
-        self._is_large = sum(array.nbytes for array in self._arrays) > _MAX_MAPPED_BYTES
+        offsets = (split.sentence_offsets, split.document_offsets)
+        self._is_large = sum(array.nbytes for array in offsets) > _MAX_MAPPED_BYTES
+        self._reader = None
+        if isinstance(split.tokens, np.memmap) and split.tokens.nbytes > _MAX_MAPPED_BYTES:
+            self._reader = RangeReader(split.tokens)
         self.examples = self._order.examples
 
     def _make_chunker(self, kept: KeptArrays) -> tuple[Chunker, int]:
@@ -179,12 +178,17 @@ class ExampleStream:
         keys = bits(self._seed, self._length, *name)
         found = self._order.find(epochs, chunk)
         if isinstance(found, Packs):
-            batch = assemble_packs(self._split, found, self._special, self._length)
+            tokens, (places,) = self._tokens_of((found.start, found.stop - found.start))
+            batch = assemble_packs(self._split, found, tokens, places, self._special, self._length)
         else:
             pairs = make_pairs(self._split, found, self._length, keys)
-            batch = assemble(self._split, pairs, self._special, self._length)
+            tokens, (a, b) = self._tokens_of(
+                (pairs.a_start, pairs.a_length), (pairs.b_start, pairs.b_length)
+            )
+            pairs = dataclasses.replace(pairs, a_start=a, b_start=b)
+            batch = assemble(tokens, pairs, self._special, self._length)
         if self._is_large:
-            release(*self._arrays)
+            release(self._split.sentence_offsets, self._split.document_offsets)
             self._order.release()
         highest = int(batch["input_ids"].max())
         if highest >= self._vocab_size:
@@ -194,6 +198,19 @@ class ExampleStream:
             )
         mask_tokens(batch, self._special, self._vocab_size, keys, self._continuation)
         return {name: batch[name] for name in BatchSpec(len(numbers), self._length).features()}
+
+    def _tokens_of(
+        self, *ranges: tuple[NDArray[np.int64], NDArray[np.int64]]
+    ) -> tuple[np.ndarray, list[NDArray[np.int64]]]:
+        """An array that holds the given ranges (starts, lengths) of tokens, and their starts there.
+
+        Of a store that fits the memory these are the mapped tokens themselves.
+        """
+        if self._reader is None:
+            return self._split.tokens, [starts for starts, _ in ranges]
+        starts, lengths = (np.concatenate(parts) for parts in zip(*ranges, strict=True))
+        tokens, places = self._reader.read(starts, lengths)
+        return tokens, np.split(places, len(ranges))
 
 
 def batches(

@@ -76,7 +76,8 @@ class Walk:
         length: tokens of an example, [CLS] and two [SEP] included.
         short_probability: how often a section's target length is drawn below the longest.
         swaps: whether A and B change places by chance, instead of B coming from elsewhere.
-        base: number of the sentence that `sentence_offsets` begins with.
+        base: number of the sentence that `sentence_offsets` begins with, if these are a copy of a
+            part that fits the cache; None if they are all, perhaps in a mapped file.
     """
 
     sentence_offsets: NDArray[np.int64]
@@ -84,7 +85,7 @@ class Walk:
     length: int
     short_probability: float
     swaps: bool = False
-    base: int = 0
+    base: int | None = None
 
     @property
     def name(self) -> str:
@@ -112,9 +113,12 @@ class Walk:
         """The chunks that start at the sentences `first`, each in a section ending as given."""
         # Offsets are the cumulative token counts: the chunk ends with the sentence that reaches
         # the target, or with the section.
-        wanted = self.sentence_offsets[first - self.base] + target
-        reached = np.searchsorted(self.sentence_offsets, wanted) + self.base
-        stop = np.minimum(reached, section_stop)
+        if self.base is None:
+            stop = reach(self.sentence_offsets, first, section_stop, target)
+        else:
+            wanted = self.sentence_offsets[first - self.base] + target
+            reached = np.searchsorted(self.sentence_offsets, wanted) + self.base
+            stop = np.minimum(reached, section_stop)
         sentences = stop - first
         drawn = bits(passes, Purpose.CHUNK, first)
         # The top bit is the coin, the 32 bits below choose where A ends.
@@ -136,12 +140,13 @@ class Walk:
             first: int64 [batch].
             skip: int64 [batch], in [0, CHECKPOINT).
         """
+        first = first.copy()
         section = np.searchsorted(self.section_offsets, first, side="right") - 1
         stop, target = self.section_offsets[section + 1], self.targets(passes, section)
-        for step in range(CHECKPOINT - 1):
-            following = self.chunks(passes, first, stop, target).following
-            first = np.where(step < skip, following, first)
-            over = np.flatnonzero(first == stop)
+        for step in range(int(skip.max())):
+            on = np.flatnonzero(step < skip)
+            first[on] = self.chunks(passes[on], first[on], stop[on], target[on]).following
+            over = on[first[on] == stop[on]]
             section[over] += 1
             stop[over] = self.section_offsets[section[over] + 1]
             target[over] = self.targets(passes[over], section[over])
@@ -187,6 +192,32 @@ class Walk:
             walking = first < section_stop
             first, section_stop, target = first[walking], section_stop[walking], target[walking]
         return np.flatnonzero(is_start) + base
+
+
+def reach(
+    sentence_offsets: NDArray[np.int64],
+    first: NDArray[np.int64],
+    end: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The sentence with whose start so many tokens from `first` on are reached, or `end`.
+
+    A search close by: one through all offsets would touch pages all over a mapped file.
+
+    Args:
+        sentence_offsets: int64 [sentences + 1].
+        first: int64 [batch], before `end`.
+        end: int64 [batch].
+        tokens: int64 [batch], from 1.
+    """
+    wanted = sentence_offsets[first] + tokens
+    low, high = first + 1, np.minimum(first + tokens, end)  # no sentence is empty
+    for _ in range(int((high - low).max(initial=0)).bit_length()):
+        middle = (low + high) >> 1
+        reached = np.take(sentence_offsets, middle, mode="clip") >= wanted
+        high = np.where(reached, middle, high)
+        low = np.where(reached, low, np.minimum(middle + 1, high))
+    return high
 
 
 def check_ascending(what: str, offsets: NDArray[np.int64]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from data_pipeline import source
 from data_pipeline.batch import Batch
 from data_pipeline.errors import ConfigError, DataError
+from data_pipeline.mapped import release
 from data_pipeline.packing import Packing
 from data_pipeline.source import ExampleOptions, ExampleStream, batches
 from data_pipeline.store import Split
@@ -219,6 +220,7 @@ def test_large_splits_are_read_with_their_pages_given_back(
     numbers = np.arange(0, 40_000, 7)
     expected = make_stream(mapped).batch(numbers)
     assert resident() > 5 << 20
+    release(*arrays.values())
     monkeypatch.setattr(source, "_MAX_MAPPED_BYTES", 1 << 20)
     assert_equal(make_stream(mapped).batch(numbers), expected)
     assert resident() < 1 << 20

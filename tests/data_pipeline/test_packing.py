@@ -78,7 +78,7 @@ def test_rows_hold_the_sentences_that_fit(
     packs = packing.find(0 * chunk, kept[chunk // CHECKPOINT], chunk % CHECKPOINT)
     assert packs.start[0] == 0 and packs.stop[-1] == len(split.tokens)
     np.testing.assert_array_equal(packs.start[1:], packs.stop[:-1])
-    batch = assemble_packs(split, packs, SPECIAL, length)
+    batch = assemble_packs(split, packs, split.tokens, packs.start, SPECIAL, length)
     found = [
         ids[:used].tolist()
         for ids, used in zip(batch["input_ids"], batch["input_mask"].sum(axis=1), strict=True)

@@ -106,7 +106,7 @@ def test_rows_hold_the_pairs() -> None:
     first = np.array([0, 2])
     none = np.zeros(2, np.bool_)
     chunks = Chunks(first, first + 1, first + 2, none, none, np.array([7, 7]))
-    batch = assemble(split, make_pairs(split, chunks, 10, bits([0, 1])), SPECIAL, 10)
+    batch = assemble(split.tokens, make_pairs(split, chunks, 10, bits([0, 1])), SPECIAL, 10)
     assert batch["input_ids"][0].tolist() == [2, 5, 6, 7, 3, 8, 9, 3, 0, 0]
     assert batch["input_mask"][0].tolist() == [1] * 8 + [0] * 2
     assert batch["segment_ids"][0].tolist() == [0] * 5 + [1] * 3 + [0] * 2
@@ -120,6 +120,6 @@ def test_rows_are_the_same_from_either_store_dtype(dtype: type) -> None:
     split = Split(wide.tokens.astype(dtype), wide.sentence_offsets, wide.document_offsets)
     chunks = chunks_of(split, 5, is_random=True, target=20)
     pairs = make_pairs(split, chunks, 24, bits(np.arange(5)))
-    batch, expected = (assemble(s, pairs, SPECIAL, 24) for s in (split, wide))
+    batch, expected = (assemble(s.tokens, pairs, SPECIAL, 24) for s in (split, wide))
     np.testing.assert_array_equal(batch["input_ids"], expected["input_ids"])
     assert batch["input_ids"].dtype == np.int32
