@@ -122,7 +122,7 @@ def test_what_the_cloud_refuses(
 
 
 def test_quota_that_runs_out_while_waiting_is_final(world: World) -> None:
-    said = "Quota 'TPUV4sPreemptiblePodPerProjectPerRegionForTPUAPI' exhausted. Limit 20800"
+    said = "RESOURCE_EXHAUSTED: Quota 'TPUV4sPreemptiblePodPerProject' exhausted. Limit 20800"
     failed = {"state": "FAILED", "failedData": {"error": {"code": 8, "message": said}}}
     world.play(script(lives=[{"states": ["WAITING_FOR_RESOURCES", failed]}]))
     done = world.launch("tpu_vm", "up", *SLICE, *RUN)
