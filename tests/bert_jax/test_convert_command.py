@@ -105,6 +105,26 @@ def test_the_command_converts_and_says_what_it_wrote(exported, tmp_path):
     }
 
 
+def test_neither_tensorflow_nor_pytorch_is_needed(exported, tmp_path):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'torch', 'transformers')))\n"
+        "from pathlib import Path\n"
+        "from bert_jax.convert.conversion import convert\n"
+        "source, middle, target = map(Path, sys.argv[1:])\n"
+        "convert(source, middle, 'huggingface', 'google')\n"
+        "convert(middle, target, 'google', 'orbax')"
+    )
+    paths = (exported, tmp_path / "google", tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, paths)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert same(load_pretrained(tmp_path / "run").params, random_params(tiny_config()))
+
+
 def test_an_imported_run_holds_the_weights_and_where_they_come_from(exported, tmp_path):
     assert import_run(exported, tmp_path / "run").missing == ()
     config, params, tokenizer, missing = load_pretrained(tmp_path / "run", heads=HEADS)

@@ -127,6 +127,22 @@ def test_names_of_older_transformers(exported):
     assert same(load_huggingface(directory)[1], params)
 
 
+def test_position_tables_that_do_not_fit_the_configuration(exported):
+    directory = exported[2]
+    rewrite(directory, lambda t: t | {"bert.embeddings.position_ids": np.arange(41)[None]})
+    with pytest.raises(DataError, match="position_ids does not count from 0 to 39"):
+        load_huggingface(directory)
+    table = "bert.embeddings.position_embeddings.weight"
+    rewrite(
+        directory,
+        lambda t: {n: a[:39] if n == table else a for n, a in t.items() if "ids" not in n},
+    )
+    with pytest.raises(
+        DataError, match=rf"wrong shape: {table} \[39, 24\], the configuration needs"
+    ):
+        load_huggingface(directory)
+
+
 def test_an_encoder_without_heads(exported):
     config, params, directory = exported
     rewrite(
