@@ -3,7 +3,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.errors import DataError, DiskError, OutputError
+from data_pipeline.errors import DataError, OutputError
 from data_pipeline.special_tokens import SPECIAL_NAMES
 from data_pipeline.store import Split, Store, StoreWriter, open_store, verify_store
 from data_pipeline.wordpiece import WordPieceTokenizer
@@ -186,24 +185,32 @@ def test_an_unwritable_place_is_named(tmp_path: Path, tokenizer: WordPieceTokeni
         StoreWriter(tmp_path / "file" / "store", tokenizer)
 
 
-def test_a_full_disk_is_reported_and_cleaned_up(
-    tmp_path: Path, tokenizer: WordPieceTokenizer
-) -> None:
+FULL = """
+import resource
+from pathlib import Path
+from data_pipeline.errors import DiskError
+from data_pipeline.store import StoreWriter
+from data_pipeline.tokenizers import load_tokenizer
+tokenizer = load_tokenizer(Path({tokenizer!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+try:
+    with StoreWriter(Path({path!r}), tokenizer) as writer:
+        for _ in range(100):
+            writer.add_document("train", [[1] * 1000])
+        writer.finish({{}})
+except DiskError as error:
+    print(error.exit_code, error)
+"""
+
+
+def test_a_full_disk_is_reported_and_cleaned_up(tmp_path: Path, tokenizer_directory: Path) -> None:
     """A limit on the size of files fails as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
-    try:
-        with (
-            pytest.raises(DiskError, match="free some space and start again") as raised,
-            StoreWriter(tmp_path / "store", tokenizer) as writer,
-        ):
-            for _ in range(100):
-                writer.add_document("train", [[1] * 1000])
-            writer.finish({})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert raised.value.exit_code == 74
-    assert list(tmp_path.iterdir()) == []
+    program = FULL.format(path=str(tmp_path / "store"), tokenizer=str(tokenizer_directory))
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.stdout.startswith("74 writing "), done.stderr
+    assert "free some space and start again" in done.stdout
+    assert list(tmp_path.iterdir()) == [tokenizer_directory]
 
 
 def change_manifest(store: Store, **changes: object) -> None:
