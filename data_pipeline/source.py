@@ -39,11 +39,7 @@ _READERS = ("auto", "tf.data", "threads")
 _THREADS = 2
 _AHEAD = 4  # blocks made ahead of the one in use
 _BLOCK_ROWS = 1024  # at least, made in one call: on few rows NumPy only gets started
-_MIN_LENGTHS = {  # by what rows hold, with one token for each text
-    "next_sentence": 5,  # [CLS] A [SEP] B [SEP]
-    "sentence_order": 5,
-    "none": 3,  # [CLS] text [SEP]
-}
+_MIN_LENGTHS = {"next_sentence": 5, "sentence_order": 5, "none": 3}  # [CLS] A [SEP] B [SEP]
 _MAX_MAPPED_BYTES = 512 << 20  # larger files are read so that they do not become resident
 
 
@@ -75,11 +71,9 @@ class ExampleOptions:
 
 
 class Stream(Protocol):
-    """An endless stream of examples, of which any can be asked for."""
+    """An endless stream of examples; the first `examples` are there until a text begins anew."""
 
-    @property
-    def examples(self) -> int:
-        """How many there are until one of the texts begins anew."""
+    examples: int
 
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
         """The examples at the places `numbers` (int64 [batch], from 0)."""
@@ -202,10 +196,7 @@ class ExampleStream:
     def _tokens_of(
         self, *ranges: tuple[NDArray[np.int64], NDArray[np.int64]]
     ) -> tuple[np.ndarray, list[NDArray[np.int64]]]:
-        """An array that holds the given ranges (starts, lengths) of tokens, and their starts there.
-
-        Of a store that fits the memory these are the mapped tokens themselves.
-        """
+        """An array that holds the ranges (starts, lengths) of tokens, and where they start in it."""
         if self._reader is None:
             return self._split.tokens, [starts for starts, _ in ranges]
         starts, lengths = (np.concatenate(parts) for parts in zip(*ranges, strict=True))
