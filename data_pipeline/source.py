@@ -196,7 +196,7 @@ class ExampleStream:
     def _tokens_of(
         self, *ranges: tuple[NDArray[np.int64], NDArray[np.int64]]
     ) -> tuple[np.ndarray, list[NDArray[np.int64]]]:
-        """An array that holds the ranges (starts, lengths) of tokens, and where they start in it."""
+        """An array that holds these ranges (starts, lengths), and where they start in it."""
         if self._reader is None:
             return self._split.tokens, [starts for starts, _ in ranges]
         starts, lengths = (np.concatenate(parts) for parts in zip(*ranges, strict=True))
