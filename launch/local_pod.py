@@ -64,8 +64,8 @@ def start_hosts(
 def wait(hosts: Sequence[subprocess.Popen[str]], grace_seconds: float) -> list[int]:
     """Exit codes of all hosts; those that outlive a failed one by `grace_seconds` are killed."""
     deadline = None
-    while any(host.poll() is None for host in hosts):
-        if deadline is None and any(host.returncode not in (None, 0) for host in hosts):
+    while None in (codes := [host.poll() for host in hosts]):
+        if deadline is None and any(codes):
             deadline = time.monotonic() + grace_seconds
         if deadline is not None and time.monotonic() > deadline:
             for host in hosts:

@@ -64,7 +64,7 @@ def test_every_host_knows_its_place_and_its_lines_are_told_apart() -> None:
 
 
 def test_hosts_that_outlive_a_failed_one_are_ended() -> None:
-    host = "import sys, time; '--process=1' in sys.argv and sys.exit(76); time.sleep(600)"
+    host = "import sys, time; '--process=1' in sys.argv and sys.exit(76); time.sleep(60)"
     started = time.monotonic()
     with pod(host) as process:
         printed, _ = process.communicate()
