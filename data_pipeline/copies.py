@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.equal_hashes import group_starts, sorted_hashes
-from data_pipeline.near_copies import ALIKE, BANDS, SLOTS, agreement
+from data_pipeline.near_copies import mark_alike
 from data_pipeline.parts import Part
 
 # "Yes." is no boilerplate, however often it is said.
 SHORTEST_SENTENCE = 8  # tokens
-_PAIRS_AT_ONCE = 1 << 16
 
 DUPLICATES = ("keep", "exact", "near")
 
@@ -84,45 +83,19 @@ def find_copies(paths: Sequence[Path], scratch: Path) -> Marks:
 def find_near_copies(paths: Sequence[Path], scratch: Path) -> Marks:
     """Marks documents that are nearly equal to an earlier one (`data_pipeline.near_copies`).
 
-    A document is compared with the first and with the last one before it among those that share a
-    band with it, so that time grows with the number of documents however many are alike. Of a chain
-    of documents, each like the one before, the first stays.
-
     Args:
         paths: the parts, in the order of the corpus, made with signatures.
         scratch: a place for temporary files.
     """
     bounds = np.cumsum([0, *_documents(paths)])
-    marks = np.zeros(bounds[-1], np.bool_)
-    if not len(marks):
-        return _split(marks, bounds)
-    file = scratch / "signatures"
-    slots = np.memmap(file, np.uint16, "w+", shape=(len(marks), SLOTS))
 
-    def columns() -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-        for path, start in zip(paths, bounds, strict=False):
+    def columns() -> Iterator[tuple[NDArray[np.uint16], NDArray[np.uint64]]]:
+        for path in paths:
             with Part(path) as part:
                 for block in range(part.blocks):
-                    bands = part.array(block, "bands")
-                    stop = start + len(bands)
-                    slots[start:stop] = part.array(block, "signatures")
-                    yield bands.ravel(), np.repeat(np.arange(start, stop), BANDS)
-                    start = stop
+                    yield part.array(block, "signatures"), part.array(block, "bands")
 
-    try:
-        total = len(marks) * BANDS
-        for hashes, places in sorted_hashes(columns(), total, scratch / "bands"):
-            first = group_starts(hashes)
-            later = np.flatnonzero(first != np.arange(len(first)))
-            for begin in range(0, len(later), _PAIRS_AT_ONCE):
-                these = later[begin : begin + _PAIRS_AT_ONCE]
-                own = slots[places[these]]
-                alike = agreement(own, slots[places[first[these]]]) >= ALIKE
-                alike |= agreement(own, slots[places[these - 1]]) >= ALIKE
-                marks[places[these[alike]]] = True
-    finally:
-        file.unlink()
-    return _split(marks, bounds)
+    return _split(mark_alike(columns(), int(bounds[-1]), scratch), bounds)
 
 
 def find_repeated_sentences(

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+MANY_PASSES = 200
+
 
 def find_warnings(report: dict[str, Any]) -> list[str]:
     """Judges the figures of `doctor.examine`; an empty list is a clean bill of health."""
@@ -24,12 +26,18 @@ def _judge_text(report: dict[str, Any]) -> Iterator[str]:
     if train["repeated_documents"] > 0.05:
         yield (
             f"{train['repeated_documents']:.1%} of the documents are exact copies: the model sees "
-            "them several times a pass; remove copies from the input"
+            "them several times a pass; prepare the store with --duplicates=exact"
+        )
+    elif train["near_copies"] > 0.05:
+        yield (
+            f"{train['near_copies']:.1%} of the documents are nearly equal to another one: prepare "
+            "the store with --duplicates=near"
         )
     if train["repeated_sentences"] > 0.1:
         yield (
             f"{train['repeated_sentences']:.1%} of the sentences are exact copies: boilerplate is "
-            "easy to learn by heart and hides that the loss of other text stays high"
+            "easy to learn by heart and hides that the loss of other text stays high; prepare the "
+            "store with --repeated_sentences=10, say"
         )
     if train["one_sentence_documents"] > 0.3:
         yield (
@@ -82,6 +90,11 @@ def _judge_held_out(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _judge_examples(length: int, examples: dict[str, Any], vocab_size: int) -> Iterator[str]:
+    if examples["passes"] > MANY_PASSES:
+        yield (
+            f"at length {length}, this recipe goes over the text {examples['passes']:,.0f} times "
+            "(the paper: 40): more text or fewer steps would serve better"
+        )
     if examples["padding_share"] > 0.25:
         yield (
             f"at length {length}, {examples['padding_share']:.0%} of each batch is padding, since "

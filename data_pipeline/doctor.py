@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks at a store before a machine is spent on it, and says what would go wrong.
 
-    python -m data_pipeline.doctor --store=runs/store [--json=report.json]
+    python -m data_pipeline.doctor --store=runs/store [--json=report.json] [--picture=report.svg]
 
 Counts what the store holds, makes a few thousand training examples of it by the code that training
-uses, and measures these: padding, masking, next-sentence labels. Warnings come with their reason.
+uses, and measures these: padding, masking, next-sentence labels. Says how often a recipe of
+`--steps` and `--batch_size` goes over the text. Warnings come with their reason.
 """
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +18,8 @@ from absl import flags
 
 from data_pipeline.batch import IS_RANDOM, Batch, max_predictions
 from data_pipeline.diagnosis import find_warnings
+from data_pipeline.doctor_picture import draw
+from data_pipeline.doctor_tables import render
 from data_pipeline.errors import OutputError, UsageError, run_command
 from data_pipeline.source import ExampleOptions, ExampleStream
 from data_pipeline.store import SPLITS, Split, Store, verify_store
@@ -25,28 +27,35 @@ from data_pipeline.store_statistics import (
     describe_lengths,
     document_hashes,
     entropy,
+    near_copies,
     repeated_share,
+    sample_ranks,
     sentence_hashes,
     token_counts,
 )
 
 LENGTHS = (128, 512)
-BATCH_SIZE = 256  # of the paper; for the steps in a pass over the corpus
+SHARES = {128: 0.9, 512: 0.1}  # of the steps, as in the paper
 SHOWN_EXAMPLES = 3
 _MEASURED_TOKENS = 1 << 20  # at each length
-_BAR = 24
+_BATCH = 256  # rows made at once
 
 
-def examine(store: Store) -> dict[str, Any]:
+def examine(store: Store, steps: int = 1_000_000, batch_size: int = 256) -> dict[str, Any]:
     """Everything the doctor measures, as JSON.
+
+    Args:
+        store: what to look at.
+        steps: updates of the recipe, of which nine in ten are at length 128.
+        batch_size: sequences of each.
 
     Returns:
         "store", "splits" (by name), "vocabulary", "examples" (by length), "shown" and "warnings".
     """
     splits = {name: store.split(name) for name in SPLITS}
     hashes = {name: sentence_hashes(s.tokens, s.sentence_offsets) for name, s in splits.items()}
-    documents = {name: document_hashes(store.split(name), hashes[name]) for name in SPLITS}
-    counts = {name: token_counts(store.split(name), store.vocab_size) for name in SPLITS}
+    documents = {name: document_hashes(splits[name], hashes[name]) for name in SPLITS}
+    counts = {name: token_counts(splits[name], store.vocab_size) for name in SPLITS}
     report: dict[str, Any] = {
         "store": {
             "path": str(store.path),
@@ -54,10 +63,11 @@ def examine(store: Store) -> dict[str, Any]:
             **{name: store.manifest.get(name, "") for name in ("name", "licence", "provenance")},
         },
         "splits": {
-            name: _examine_split(store.split(name))
+            name: _examine_split(splits[name])
             | {
                 "unknown_share": _share(counts[name][store.special.unk], counts[name].sum()),
                 "repeated_documents": repeated_share(documents[name]),
+                "near_copies": near_copies(splits[name]),
                 "repeated_sentences": repeated_share(hashes[name]),
             }
             for name in SPLITS
@@ -68,10 +78,14 @@ def examine(store: Store) -> dict[str, Any]:
             "size": store.vocab_size,
             "used": int(np.count_nonzero(counts["train"])),
             "unigram_entropy": entropy(counts["train"]),
+            "frequencies": sample_ranks(counts["train"]),
         },
         "leaked_documents": _overlap(documents["validation"], documents["train"]),
         "leaked_sentences": _overlap(hashes["validation"], hashes["train"]),
-        "examples": {str(length): examine_examples(store, length) for length in LENGTHS},
+        "recipe": {"steps": steps, "batch_size": batch_size},
+        "examples": {
+            str(length): examine_examples(store, length, steps, batch_size) for length in LENGTHS
+        },
         "shown": show_examples(store, LENGTHS[0], SHOWN_EXAMPLES),
     }
     report["warnings"] = find_warnings(report)
@@ -113,19 +127,20 @@ def _make_stream(store: Store, length: int) -> ExampleStream:
     )
 
 
-def examine_examples(store: Store, length: int) -> dict[str, Any]:
+def examine_examples(store: Store, length: int, steps: int, batch_size: int) -> dict[str, Any]:
     """Measures training examples of one length, about a million tokens of them."""
     stream = _make_stream(store, length)
     measured = min(stream.examples, _MEASURED_TOKENS // length)
     totals: dict[str, float] = {}
-    for start in range(0, measured, BATCH_SIZE):
-        batch = stream.batch(np.arange(start, min(start + BATCH_SIZE, measured)))
+    for start in range(0, measured, _BATCH):
+        batch = stream.batch(np.arange(start, min(start + _BATCH, measured)))
         for name, value in _measure(batch, store.special.mask).items():
             totals[name] = totals.get(name, 0) + value
     masked, tokens = totals["masked"], totals["tokens"]
     return {
         "examples": stream.examples,
-        "steps_per_pass": stream.examples / BATCH_SIZE,
+        "steps_per_pass": stream.examples / batch_size,
+        "passes": SHARES[length] * steps * batch_size / stream.examples,
         "measured": measured,
         "padding_share": 1 - tokens / (measured * length),
         "not_full_share": totals["not_full"] / measured,
@@ -169,116 +184,29 @@ def show_examples(store: Store, length: int, count: int) -> list[str]:
     return lines
 
 
-def render(report: dict[str, Any]) -> str:
-    """The report as tables."""
-    parts = [_render_splits(report), _render_histograms(report["splits"]["train"])]
-    parts.append(_render_examples(report["examples"]))
-    parts.append("Examples, masked tokens as shown(original):")
-    parts += [f"  {line}" for line in report["shown"]]
-    warnings = report["warnings"]
-    parts.append(f"\n{len(warnings)} warnings" if warnings else "\nNo warnings")
-    parts += [f"  ! {warning}" for warning in warnings]
-    return "\n".join(parts)
-
-
-def _rows(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    return [f"{name:<36}" + "".join(f"{value:>22}" for value in values) for name, *values in rows]
-
-
-def _render_splits(report: dict[str, Any]) -> str:
-    splits = [report["splits"][name] for name in SPLITS]
-    vocabulary = report["vocabulary"]
-
-    def lengths(split: dict[str, Any], name: str) -> str:
-        return f"{split[name]['median']:,} / {split[name]['p95']:,} / {split[name]['max']:,}"
-
-    table = [
-        (report["store"]["path"], *SPLITS),
-        *(
-            (name, *(f"{split[name]:,}" for split in splits))
-            for name in ("documents", "sentences", "tokens")
-        ),
-        (
-            "tokens a sentence: median/95%/max",
-            *(lengths(split, "sentence_length") for split in splits),
-        ),
-        (
-            "tokens a document: median/95%/max",
-            *(lengths(split, "document_length") for split in splits),
-        ),
-        ("[UNK]", *(f"{split['unknown_share']:.3%}" for split in splits)),
-        ("copies among documents", *(f"{split['repeated_documents']:.2%}" for split in splits)),
-        ("copies among sentences", *(f"{split['repeated_sentences']:.2%}" for split in splits)),
-        (
-            "documents, sentences also in train",
-            "",
-            f"{report['leaked_documents']:.2%}, {report['leaked_sentences']:.2%}",
-        ),
-        (
-            "vocabulary, used",
-            vocabulary["kind"],
-            f"{vocabulary['used']:,} of {vocabulary['size']:,}",
-        ),
-        ("unigram entropy, the plateau", f"{vocabulary['unigram_entropy']:.3f} nats"),
-    ]
-    return "\n".join([*_rows(table), ""])
-
-
-def _render_histograms(split: dict[str, Any]) -> str:
-    lines = [f"{'tokens a sentence':<48}tokens a document"]
-    columns = [_bars(split[name]["histogram"]) for name in ("sentence_length", "document_length")]
-    for left, right in itertools.zip_longest(*columns, fillvalue=""):
-        lines.append(f"{left:<48}{right}".rstrip())
-    return "\n".join([*lines, ""])
-
-
-def _bars(histogram: list[list[int]]) -> list[str]:
-    most = max((count for _, count in histogram), default=1)
-    return [
-        f"{bound:>9,}+ {count:>11,} {'#' * round(_BAR * count / most)}"
-        for bound, count in histogram
-    ]
-
-
-def _render_examples(examples: dict[str, dict[str, Any]]) -> str:
-    columns = list(examples.values())
-
-    def row(name: str, key: str, form: str) -> tuple[str, ...]:
-        return (name, *(format(column[key], form) for column in columns))
-
-    table = [
-        ("examples of length", *examples),
-        row("in one pass over the text", "examples", ","),
-        row(f"steps a pass at batch {BATCH_SIZE}", "steps_per_pass", ",.1f"),
-        row("measured", "measured", ","),
-        row("padding", "padding_share", ".1%"),
-        row("shorter than the length", "not_full_share", ".1%"),
-        row("random B", "random_share", ".1%"),
-        row("masked", "masked_share", ".2%"),
-        row("  of these shown as [MASK]", "shown_as_mask", ".2%"),
-        row("  of these unchanged", "shown_unchanged", ".2%"),
-        row("  of these another token", "shown_as_other", ".2%"),
-        row("prediction slots", "slots", ""),
-        row("prediction slots used", "slots_used", ".2f"),
-    ]
-    return "\n".join([*_rows(table), ""])
-
-
 def main(arguments: Sequence[str]) -> None:
     """The command."""
     del arguments
     if not flags.FLAGS.store:
         raise UsageError("--store is missing")
-    report = examine(verify_store(flags.FLAGS.store))
+    values = flags.FLAGS
+    report = examine(verify_store(values.store), values.steps, values.batch_size)
     print(render(report))
-    if flags.FLAGS.json:
+    for name in ("json", "picture"):
+        path = values[name].value
         try:
-            Path(flags.FLAGS.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            if path and name == "json":
+                Path(path).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            elif path:
+                draw(report, Path(path))
         except OSError as error:
-            raise OutputError(f"cannot write {flags.FLAGS.json}: {error.strerror}") from error
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("store", None, "Directory of the store.")
     flags.DEFINE_string("json", None, "Also write the report to this file.")
+    flags.DEFINE_string("picture", None, "Also draw it into this file (.svg, .png, .pdf).")
+    flags.DEFINE_integer("steps", 1_000_000, "Updates of the recipe.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 256, "Sequences of an update.", lower_bound=1)
     run_command(main)

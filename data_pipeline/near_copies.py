@@ -10,15 +10,20 @@ Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3), which 
 index of 0.8 are with a probability of 0.95, of 0.9 of 0.9999, and of 0.5 of 0.06.
 """
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.equal_hashes import group_starts, sorted_hashes
 from data_pipeline.random_bits import bits
 
 WINDOW = 5  # tokens
 SLOTS = 128
 BANDS = 16
 ALIKE = 0.8  # Jaccard index from which on documents count as copies
+_PAIRS_AT_ONCE = 1 << 16
 _SLOT_BITS = SLOTS.bit_length() - 1
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -85,3 +90,47 @@ def _fill(smallest: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def agreement(these: NDArray[np.uint16], those: NDArray[np.uint16]) -> NDArray[np.float64]:
     """Share of slots in which signatures agree, pair by pair; float64 [documents]."""
     return np.mean(these == those, axis=1)
+
+
+def mark_alike(
+    columns: Iterable[tuple[NDArray[np.uint16], NDArray[np.uint64]]], documents: int, scratch: Path
+) -> NDArray[np.bool_]:
+    """Marks documents that are nearly equal to an earlier one.
+
+    A document is compared with the first and with the last one before it among those that share a
+    band with it, so that time grows with the number of documents however many are alike. Of a chain
+    of documents, each like the one before, the first stays.
+
+    Args:
+        columns: signatures and bands of the documents in order, in pieces of any size.
+        documents: how many there are.
+        scratch: a place for temporary files.
+
+    Returns:
+        bool [documents].
+    """
+    marks = np.zeros(documents, np.bool_)
+    if not documents:
+        return marks
+    file = scratch / "signatures"
+    slots = np.memmap(file, np.uint16, "w+", shape=(documents, SLOTS))
+
+    def band_columns() -> Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+        start = 0
+        for these, bands in columns:
+            stop = start + len(these)
+            slots[start:stop] = these
+            yield bands.ravel(), np.repeat(np.arange(start, stop), BANDS)
+            start = stop
+
+    for hashes, places in sorted_hashes(band_columns(), documents * BANDS, scratch / "bands"):
+        first = group_starts(hashes)
+        later = np.flatnonzero(first != np.arange(len(first)))
+        for begin in range(0, len(later), _PAIRS_AT_ONCE):
+            chosen = later[begin : begin + _PAIRS_AT_ONCE]
+            own = slots[places[chosen]]
+            alike = agreement(own, slots[places[first[chosen]]]) >= ALIKE
+            alike |= agreement(own, slots[places[chosen - 1]]) >= ALIKE
+            marks[places[chosen[alike]]] = True
+    file.unlink()
+    return marks

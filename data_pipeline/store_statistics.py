@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the arrays of a store hold: lengths, frequencies, copies. In NumPy, chunk by chunk."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.near_copies import mark_alike, signatures
 from data_pipeline.store import Split
 
 _CHUNK_TOKENS = 1 << 22
@@ -43,6 +46,15 @@ def entropy(counts: NDArray[np.int64]) -> float:
     return float(-np.sum(shares * np.log(shares)))
 
 
+def sample_ranks(counts: NDArray[np.int64]) -> list[list[int]]:
+    """Frequencies by rank, at ranks spread evenly over their logarithm: [rank from 1, count]."""
+    ordered = np.sort(counts[counts > 0])[::-1]
+    if not len(ordered):
+        return []
+    ranks = np.unique(np.geomspace(1, len(ordered), 100).round().astype(np.int64))
+    return [[int(rank), int(ordered[rank - 1])] for rank in ranks]
+
+
 def sentence_hashes(tokens: NDArray[np.integer], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A number for each sentence, the same for the same tokens.
 
@@ -76,13 +88,28 @@ def document_hashes(split: Split, sentences: NDArray[np.uint64]) -> NDArray[np.u
     return np.add.reduceat(sentences * _scramble(position, 4), starts)
 
 
+def near_copies(split: Split) -> float:
+    """Share of the documents that are nearly equal to an earlier one, or equal."""
+    if not split.documents:
+        return 0.0
+    starts = split.sentence_offsets[split.document_offsets]
+
+    def columns() -> Iterator[tuple[NDArray[np.uint16], NDArray[np.uint64]]]:
+        for first, stop in _chunks(starts):
+            tokens = split.tokens[starts[first] : starts[stop]]
+            yield signatures(tokens, np.diff(starts[first : stop + 1]))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return float(mark_alike(columns(), split.documents, Path(scratch)).mean())
+
+
 def repeated_share(hashes: NDArray[np.uint64]) -> float:
     """Share of the members that are copies of an earlier one."""
     return 1 - len(np.unique(hashes)) / len(hashes) if len(hashes) else 0.0
 
 
 def _chunks(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Ranges of sentences with about `_CHUNK_TOKENS` tokens, at least one sentence each."""
+    """Ranges of sentences, or documents, with about `_CHUNK_TOKENS` tokens, at least one each."""
     first, last = 0, len(offsets) - 1
     while first < last:
         wanted = np.searchsorted(offsets, offsets[first] + _CHUNK_TOKENS)

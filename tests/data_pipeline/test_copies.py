@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import copies, equal_hashes
+from data_pipeline import copies, equal_hashes, near_copies
 from data_pipeline.corpora import CorpusOptions
 from data_pipeline.errors import UsageError
 from data_pipeline.prepare import prepare, summary
@@ -55,7 +55,7 @@ def test_near_copies_are_left_out(
     tmp_path: Path, words: WordPieceTokenizer, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(equal_hashes, "_AT_ONCE", at_once)
-    monkeypatch.setattr(copies, "_PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr(near_copies, "_PAIRS_AT_ONCE", 7)
     random = np.random.default_rng(0)
     originals = [[sentence(random) for _ in range(20)] for _ in range(60)]
     nearly = [changed(random, document, 0.005) for document in originals[:20]]

@@ -12,7 +12,10 @@ import pytest
 
 from data_pipeline.corpora import CorpusOptions
 from data_pipeline.diagnosis import find_warnings
-from data_pipeline.doctor import examine, render
+from data_pipeline.doctor import examine
+from data_pipeline.doctor_picture import draw
+from data_pipeline.doctor_tables import render
+from data_pipeline.errors import UsageError
 from data_pipeline.prepare import prepare
 from data_pipeline.store import Store, StoreWriter
 from data_pipeline.wordpiece import WordPieceTokenizer
@@ -63,6 +66,30 @@ def test_examples_have_the_rates_of_bert(report: dict[str, Any]) -> None:
         tokens = (1 - figures["padding_share"]) * int(length)
         assert figures["slots_used"] == pytest.approx(tokens * figures["masked_share"])
         assert figures["steps_per_pass"] * 256 == figures["examples"]
+        share = {"128": 0.9, "512": 0.1}[length]
+        assert figures["passes"] == pytest.approx(share * 1e6 / figures["steps_per_pass"])
+
+
+def test_frequencies_by_rank_are_those_of_the_tokens(store: Store, report: dict[str, Any]) -> None:
+    counts = np.sort(np.unique(store.split("train").tokens, return_counts=True)[1])[::-1]
+    ranks = report["vocabulary"]["frequencies"]
+    assert [ranks[0][0], ranks[-1][0]] == [1, len(counts)]
+    assert all(count == counts[rank - 1] for rank, count in ranks)
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_the_picture_is_drawn(tmp_path: Path, report: dict[str, Any], kind: str) -> None:
+    path = tmp_path / f"store.{kind}"
+    draw(report, path)
+    content = path.read_bytes()
+    assert content.startswith({"svg": b"<?xml", "png": b"\x89PNG"}[kind])
+    draw(report, path)
+    assert path.read_bytes() == content
+
+
+def test_a_picture_of_no_known_kind_is_refused(tmp_path: Path, report: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"a name that ends in .svg, .png, .pdf"):
+        draw(report, tmp_path / "store.xyz")
 
 
 def test_shown_examples_are_pairs_with_their_answers(report: dict[str, Any]) -> None:
@@ -88,6 +115,7 @@ HEALTHY: dict[str, Any] = {
             "tokens": 1_000_000,
             "unknown_share": 0.001,
             "repeated_documents": 0.0,
+            "near_copies": 0.0,
             "repeated_sentences": 0.02,
             "one_sentence_documents": 0.01,
             "sentence_length": {"p95": 60},
@@ -100,6 +128,7 @@ HEALTHY: dict[str, Any] = {
     "examples": {
         "128": {
             "measured": 8192,
+            "passes": 40.0,
             "padding_share": 0.05,
             "random_share": 0.52,
             "slots_used": 19.0,
@@ -120,6 +149,7 @@ def test_a_healthy_store_has_no_warnings() -> None:
     [
         ("splits/train/documents", 1, "only 1 documents to train on"),
         ("splits/train/repeated_documents", 0.06, "6.0% of the documents are exact copies"),
+        ("splits/train/near_copies", 0.3, "30.0% of the documents are nearly equal"),
         ("splits/train/repeated_sentences", 0.2, "20.0% of the sentences are exact copies"),
         ("splits/train/one_sentence_documents", 0.5, "50.0% of the documents have one sentence"),
         ("splits/train/sentence_length/p95", 400, "longer than 400 tokens"),
@@ -130,6 +160,7 @@ def test_a_healthy_store_has_no_warnings() -> None:
         ("splits/validation/tokens", 3, "only 1000 documents with 3 tokens are held out"),
         ("leaked_documents", 0.01, "1.0% of the held-out documents are in the training split"),
         ("leaked_sentences", 0.3, "30.0% of the held-out sentences occur in training"),
+        ("examples/128/passes", 500.0, "goes over the text 500 times"),
         ("examples/128/padding_share", 0.4, "at length 128, 40% of each batch is padding"),
         ("examples/128/random_share", 0.7, "70% of the pairs are random instead of half"),
         ("examples/128/shown_as_mask", 0.79, "79.00% of the masked tokens are shown as mask"),

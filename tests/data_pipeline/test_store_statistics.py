@@ -13,6 +13,7 @@ from data_pipeline.store_statistics import (
     describe_lengths,
     document_hashes,
     entropy,
+    near_copies,
     repeated_share,
     sentence_hashes,
     token_counts,
@@ -96,3 +97,16 @@ def test_lengths() -> None:
     assert figures["histogram"][:4] == [[1, 2], [2, 2], [4, 2], [8, 1]]
     assert figures["histogram"][-1] == [256, 1]
     assert sum(count for _, count in figures["histogram"]) == 8
+
+
+@pytest.mark.parametrize("chunk", [300, 1 << 22])
+def test_near_copies_are_counted(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(store_statistics, "_CHUNK_TOKENS", chunk)
+    random = np.random.default_rng(0)
+    documents = [
+        [*(tuple(random.integers(0, 999, 40).tolist()) for _ in range(4)), (5, 6, 7)]
+        for _ in range(30)
+    ]
+    changed = [[*document[:-1], (5, 6, 8)] for document in documents[:6]]
+    assert near_copies(make_split(documents + changed)) == 6 / 36
+    assert near_copies(make_split(documents)) == near_copies(make_split([])) == 0
