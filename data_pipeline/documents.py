@@ -65,7 +65,9 @@ def read_piece(piece: Piece, options: CorpusOptions) -> Iterator[Document]:
         return
     cut = False
     if piece.source.format == "jsonl":
-        start, stop = find_line(name, piece.start), piece.stop and find_line(name, piece.stop)
+        start, stop = find_line(name, piece.start), piece.stop
+        if stop is not None:
+            stop = start if start >= stop else find_line(name, stop)
     else:
         (start, _), stop = find_gap(name, piece.start), piece.stop
         if stop is not None:

@@ -18,7 +18,7 @@ from data_pipeline.files import open_binary
 
 # Longer lines are read in pieces, except where half a line is of no use (JSON).
 MAX_LINE_BYTES = 1 << 20
-MAX_WHOLE_LINE_BYTES = 256 << 20
+MAX_WHOLE_LINE_BYTES = 200 << 20
 # How far to look for an empty line before a document is cut elsewhere.
 MAX_GAP_BYTES = 1 << 24
 _BLOCK = 1 << 20
@@ -82,7 +82,7 @@ class TextFile:
             if offset == 0 and line.startswith(b"\xef\xbb\xbf"):
                 offset, line = 3, line[3:]
             try:
-                text = line.decode("utf-8").rstrip("\r\n")
+                text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 first = line if offset == 0 else b""
                 hints = [hint for magic, hint in _FOREIGN.items() if first.startswith(magic)]
@@ -92,6 +92,8 @@ class TextFile:
                     f"{hints[0] if hints else 'convert the file to UTF-8, for example with iconv'}"
                 ) from error
             offset += len(line)
+            del line  # it may be 200 MB
+            text = text.rstrip("\r\n")
             if "\r" in text and not whole:
                 yield from text.split("\r")
             else:
@@ -119,7 +121,9 @@ class TextFile:
                     raise DataError(f"{self.line()} is longer than {limit:,} bytes; shorten it")
                 cut = _place_to_cut(piece)
                 piece, rest = piece[:cut], piece[cut:]
-            yield piece
+            taken = [piece]
+            del piece  # while others work on it, it is theirs alone
+            yield taken.pop()
             begins = ends
 
     def _read_line(self, size: int) -> bytes:
