@@ -113,7 +113,7 @@ def test_a_full_zone_is_asked_again(world: World) -> None:
 
 
 def test_steps_one_by_one_and_each_twice(world: World) -> None:
-    world.play(script(rounds=[training(0, 10, 1.5)]))
+    world.play(script(rounds=[training(0, 10, 300)]))
     for command in ("create", "wait", "install", "start"):
         arguments = RUN if command == "start" else ()
         for _ in range(2):
@@ -122,7 +122,8 @@ def test_steps_one_by_one_and_each_twice(world: World) -> None:
             assert ALIVE in done.stderr
     assert "running already" in done.stdout
     assert len(queued(world, "create")) == 1 and len(world.trained()) == 2
-    assert world.launch("tpu_vm", "watch", *SLICE).returncode == 0
+    assert world.launch("tpu_vm", "stop", *SLICE).returncode == 0
+    assert world.launch("tpu_vm", "watch", *SLICE).returncode == 75
     for said in ("deleted", "was gone before"):
         done = world.launch("tpu_vm", "delete", *SLICE)
         assert done.returncode == 0 and f"bert: {said}" in done.stdout
