@@ -11,13 +11,14 @@ program was never published. SentencePiece is the unigram model of its own libra
 import collections
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from data_pipeline.corpora import CorpusOptions, Source, find_sources
-from data_pipeline.documents import read_documents
+from data_pipeline.corpora import CorpusOptions, Source, Unit, cut_units, find_sources
+from data_pipeline.documents import read_piece
 from data_pipeline.errors import DataError, UsageError, run_command
 from data_pipeline.output import NewDirectory, disk_errors
 from data_pipeline.progress import Progress
@@ -28,6 +29,7 @@ from data_pipeline.wordpiece import MAX_WORD_CHARACTERS, BasicTokenizer, WordPie
 
 KINDS = ("wordpiece", "sentencepiece")
 MIN_SIZE = 128  # five special tokens and room for an alphabet and its continuing forms
+_READ_TIMES = 4
 _COMPRESSED = 4  # text is about four times as long as its gzip or zstd file
 _THREADS = 8  # fixed, because SentencePiece sums its counts thread by thread
 _COVERAGE = 0.99995  # of all characters in the text
@@ -37,22 +39,36 @@ _REPEATS = 1000
 def sample_sentences(corpus: CorpusOptions, sample_bytes: int) -> Iterator[str]:
     """Sentences of documents spread over the whole input, about `sample_bytes` of them at most.
 
-    Which documents are taken depends on their text only.
+    Of a huge corpus only stretches are read, evenly spread, with four times the text that is
+    wanted. Which of their documents are taken depends on the documents' text only.
     """
     sources = find_sources(corpus)
     share = sample_bytes / max(sum(map(_text_bytes, sources)), 1)
-    progress = Progress("vocab", sum(source.bytes for source in sources))
-    taken = 0
-    for document in read_documents(sources, corpus):
-        text = "\n".join(document.sentences).encode()
-        place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / (1 << 64)
-        if place < share:
-            taken += len(text)
-            yield from document.sentences
-        progress.update(document.position, f"{taken / 1e6:,.1f} MB taken")
-        if taken > 2 * sample_bytes:  # compressed much better than expected
+    every = cut_units(sources, corpus.tfds_data_dir)
+    units = _spread(every, _READ_TIMES * share)
+    share *= sum(unit.bytes for unit in every) / max(sum(unit.bytes for unit in units), 1)
+    progress = Progress("vocab", sum(unit.bytes for unit in units))
+    taken = read = 0
+    for unit in units:
+        for document in (d for piece in unit.pieces for d in read_piece(piece, corpus)):
+            text = "\n".join(document.sentences).encode()
+            place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / (1 << 64)
+            if place < share:
+                taken += len(text)
+                yield from document.sentences
+            if taken > 2 * sample_bytes:  # compressed much better than expected
+                break
+        read += unit.bytes
+        progress.update(read, f"{taken / 1e6:,.1f} MB taken")
+        if taken > 2 * sample_bytes:
             break
     progress.finish(f"{taken / 1e6:,.1f} MB taken")
+
+
+def _spread(units: Sequence[Unit], share: float) -> list[Unit]:
+    """A share of the units, at even distances; at least one of them, if there are any."""
+    wanted = min(len(units), math.ceil(share * len(units)))
+    return [units[(2 * number + 1) * len(units) // (2 * wanted)] for number in range(wanted)]
 
 
 def _text_bytes(source: Source) -> int:

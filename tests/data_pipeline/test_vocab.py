@@ -5,12 +5,14 @@ import collections
 import gzip
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_pipeline.corpora import CorpusOptions
+from data_pipeline.corpora import CorpusOptions, Piece
+from data_pipeline.documents import Document, read_piece
 from data_pipeline.errors import DataError
 from data_pipeline.special_tokens import SPECIAL_NAMES
 from data_pipeline.tokenizers import load_tokenizer
@@ -111,6 +113,28 @@ def test_the_sample_is_spread_over_the_input_and_bounded(tmp_path: Path) -> None
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"Again and again.\n\n" * 100_000))
     again = CorpusOptions(f"{tmp_path}/c.txt.gz", format="lines")
     assert sum(map(len, sample_sentences(again, 100_000))) < 250_000
+
+
+def test_of_a_huge_corpus_stretches_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join(f"Sentence {number}." for number in range(100_000)))
+    monkeypatch.setattr("data_pipeline.corpora._UNIT_BYTES", (10_000, 10_000))
+    read: list[int] = []
+
+    def noted(piece: Piece, options: CorpusOptions) -> Iterator[Document]:
+        read.append(piece.start)
+        return read_piece(piece, options)
+
+    monkeypatch.setattr("data_pipeline.vocab.read_piece", noted)
+    sample = list(sample_sentences(CorpusOptions(str(path), format="lines"), 50_000))
+    assert 30_000 < sum(map(len, sample)) < 75_000
+    assert 180_000 <= 10_000 * len(read) <= 220_000
+    distances = set(np.diff(read).tolist())
+    assert min(read) < max(distances) and max(distances) - min(distances) <= 10_000
+    numbers = [int(sentence.split()[1].rstrip(".")) for sentence in sample]
+    assert numbers == sorted(numbers) and numbers[-1] > 95_000
 
 
 def test_the_command(tmp_path: Path) -> None:
