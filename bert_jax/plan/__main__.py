@@ -10,17 +10,19 @@ the compiler are kept in `--cache`, so that asking again takes seconds. Exit cod
 is, 1 it does not (what makes it fit is in the table), 64 command line, 69 no compiler, 78 config.
 """
 
-import dataclasses
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax.config import RunConfig
+from bert_jax.plan import report
+from bert_jax.plan.planning import make_plan
+from bert_jax.plan.recipe import load
 from bert_jax.slices import find_slice
 from data_pipeline.errors import UsageError, run_command
 
@@ -33,16 +35,14 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"unexpected argument {arguments[1]!r}: flags look like --name=value")
     if _CONFIG.value is None or not _SLICE.value:
         raise UsageError("--config=RECIPE and --slice=NAME are needed, for example --slice=v4-32")
-    # Not before the flags are checked: these import JAX.
-    import jax
-
-    from bert_jax.plan import report
-    from bert_jax.plan.planning import make_plan
-
-    jax.config.update("jax_platforms", "cpu")  # JAX would take libtpu for a TPU
-    config = recipe(_CONFIG.value.to_dict(), _VOCAB_SIZE.value)
+    try:
+        mapping = _CONFIG.value.to_dict()
+    except OSError as error:  # config_flags keeps what went wrong until the value is asked for
+        raise UsageError(f"the recipe that --config names cannot be loaded: {error}") from error
+    config = load(mapping, _VOCAB_SIZE.value)
     where = find_slice(_SLICE.value, config.mesh.slices)
     cache = Path(_CACHE.value).expanduser() if _CACHE.value else None
+    jax.config.update("jax_platforms", "cpu")  # JAX would take libtpu for a TPU
     plan = make_plan(config, where, _PRICE.value, cache, _say)
     print(report.as_text(plan))
     output = Path(_OUTPUT.value)
@@ -53,16 +53,6 @@ def main(arguments: Sequence[str]) -> None:
     print(f"written: {output / name}.json and .svg")
     if not plan.fits:
         sys.exit(1)
-
-
-def recipe(mapping: dict, vocab_size: int) -> RunConfig:
-    """The run of a recipe without its store."""
-    mapping["data"]["store"] = mapping["data"]["store"] or "not needed to plan"
-    config = RunConfig.from_mapping(mapping)
-    if config.model.vocab_size == 0:
-        model = dataclasses.replace(config.model, vocab_size=vocab_size)
-        config = dataclasses.replace(config, model=model)
-    return config
 
 
 def _say(message: str) -> None:

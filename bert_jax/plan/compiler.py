@@ -27,7 +27,7 @@ from bert_jax import partitioning
 from bert_jax.config import PhaseSpan, RunConfig
 from bert_jax.optimizer import make_optimizer
 from bert_jax.slices import CHIPS_PER_HOST, Slice
-from bert_jax.train_step import Replicas, init_state, make_train_step
+from bert_jax.train_step import init_state, jit_train_step
 from data_pipeline.batch import BatchSpec
 from data_pipeline.errors import UserError
 
@@ -111,7 +111,7 @@ def devices(where: Slice) -> tuple[jax.Device, ...]:
 
 
 def lower_step(config: RunConfig, span: PhaseSpan, mesh: Mesh) -> tuple[jax.stages.Lowered, Any]:
-    """The training step as `bert_jax.train` jits it, and the shapes of its state."""
+    """The training step of a run, and the shapes of its state."""
     optimizer = make_optimizer(config.optimizer, config.steps)
     init = functools.partial(init_state, config.model, optimizer, config.seed)
     sharded = config.mesh.shard_optimizer
@@ -121,18 +121,7 @@ def lower_step(config: RunConfig, span: PhaseSpan, mesh: Mesh) -> tuple[jax.stag
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
         for name, (shape, dtype) in BatchSpec(span.batch_size, span.length).features().items()
     }
-    own = config.optimizer.per_replica
-    step = make_train_step(
-        config.model,
-        optimizer,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        update_shardings=partitioning.update_shardings(mesh, state["params"]) if sharded else None,
-        replicas=Replicas(mesh, config.optimizer.clip_norm) if own else None,
-    )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)
-    return jitted.lower(state, batch), state
+    return jit_train_step(config, mesh, optimizer, state).lower(state, batch), state
 
 
 def compile_step(

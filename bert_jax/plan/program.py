@@ -105,7 +105,7 @@ class Program:
         bounds = {
             each.operands[0]
             for each in condition
-            if each.opcode == "constant" and each.arrays[0].dtype == "s32"
+            if each.opcode == "constant" and each.arrays[0].dtype in ("s32", "u32")
         }
         if len(bounds) != 1:
             raise ValueError(f"no trip count in the condition of {loop.name}: {sorted(bounds)}")

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's plan, with the compiler replaced: figures, search, cache, errors, the three forms."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from bert_jax import partitioning
+from bert_jax.config import BertConfig, RunConfig
+from bert_jax.flops import step_flops
+from bert_jax.plan import compiler, estimate, planning, report
+from bert_jax.plan.compiler import Compiled, NoCompilerError, OutOfMemoryError
+from bert_jax.plan.estimate import Estimate, Memory, extrapolate
+from bert_jax.plan.program import parse
+from bert_jax.plan.timeline import Exchange, Figures, Timeline, timeline
+from bert_jax.slices import find_slice
+from configs import pretrain
+from tests.bert_jax.scheduled_program import PROGRAM
+
+ROOT = Path(__file__).parents[2]
+V4 = find_slice("v4-32")
+GIB = 2**30
+ESTIMATE = Estimate(Memory(GIB, 2 * GIB, 1000, 3 * GIB, 4000), timeline(parse(PROGRAM), V4), (12,))
+
+
+@pytest.fixture
+def config():
+    mapping = pretrain.get_config("base").to_dict()
+    mapping["data"]["store"] = "none"
+    mapping["model"]["vocab_size"] = 30522
+    return RunConfig.from_mapping(mapping)
+
+
+@pytest.fixture
+def planned(config, monkeypatch):
+    monkeypatch.setattr(planning, "estimate_step", lambda *arguments: ESTIMATE)
+    monkeypatch.setattr(planning, "libtpu_version", lambda: "0.0.42")
+    return planning.make_plan(config, V4, 3.0, None, print)
+
+
+def test_hours_cost_and_mfu_by_hand(planned):
+    seconds = ESTIMATE.time.total
+    assert planned.fits
+    assert planned.hours == pytest.approx(1_000_000 * seconds / 3600)
+    assert planned.cost == pytest.approx(planned.hours * 16 * 3.0)
+    short, long = planned.phases
+    assert (short.span.last_step, long.span.first_step) == (900_000, 900_000)
+    assert planned.mfu(long) == pytest.approx(
+        step_flops(planned.config.model, 256, 512) / (seconds * 16 * 275e12)
+    )
+    floors = planned.floors(short)
+    assert floors["matrix units"] == pytest.approx(4.07e-3, rel=0.01)
+    assert floors["memory"] == pytest.approx(2 * 3 * GIB / 1200e9)
+
+
+def test_the_table_says_what_it_is_and_adds_up(planned):
+    text = report.as_text(planned)
+    assert text.startswith("bert-base on v4-32: 16 chips (2x2x4), 4 hosts, 16 devices of 32 GiB")
+    assert "nothing was measured" in text
+    rows = {line[:24].strip(): line[24:].split() for line in text.split("\n")}
+    assert "256 x 128" in text and "256 x 512" in text
+    assert "6.00 of 31.75" in text
+    step = next(line for line in text.split("\n") if line.startswith("step, ms"))
+    parts = [
+        float(line.split()[-1])
+        for line in text.split("\n")
+        if any(line.strip().startswith(f"{kind} ") for kind in report.KINDS)
+    ]
+    assert float(step.split()[-1]) == pytest.approx(sum(parts), abs=0.05)
+    assert "$" in text and "calibration: large, 448 x 512, on v3-32" in text
+    assert rows
+
+
+def test_json_and_picture(planned, tmp_path):
+    content = json.loads(json.dumps(report.as_json(planned)))
+    assert content["fits"] and content["slice"]["chips"] == 16
+    short = content["phases"][0]
+    assert short["step_seconds"] == pytest.approx(sum(short["seconds"].values()))
+    assert short["collectives"]["all-gather f32 over 16"]["bytes"] == 4 * 1024 * 128
+    assert short["memory"]["optimizer"] == 2 * GIB
+    report.draw(planned, tmp_path / "plan.svg")
+    assert (tmp_path / "plan.svg").read_text().count("<svg") == 1
+
+
+def fitting_with(*wanted):
+    """An estimate that fits only if all of the settings are made."""
+
+    def estimate_step(config, span, where, cache, say):
+        made = {
+            "sharded": config.mesh.shard_optimizer,
+            "remat": config.model.remat,
+            "accumulation": config.accumulation > 1,
+            "fsdp": config.mesh.fsdp == -1,
+            "smaller": span.batch_size < 256,
+        }
+        if not all(made[name] for name in wanted):
+            raise OutOfMemoryError(40 * GIB, 31 * GIB)
+        return ESTIMATE
+
+    return estimate_step
+
+
+@pytest.mark.parametrize(
+    ("wanted", "change"),
+    [
+        ((), ""),
+        (("sharded",), "mesh.shard_optimizer=True"),
+        (("accumulation",), "mesh.shard_optimizer=True accumulation=2"),
+        (("remat",), "mesh.shard_optimizer=True model.remat=True"),
+        (("fsdp",), "mesh.data=1 mesh.fsdp=-1 model.remat=True"),
+        (("smaller",), "batch_size=128 (another run)"),
+    ],
+)
+def test_the_smallest_change_that_fits_is_found(config, monkeypatch, wanted, change):
+    monkeypatch.setattr(planning, "estimate_step", fitting_with(*wanted))
+    monkeypatch.setattr(planning, "libtpu_version", lambda: "0.0.42")
+    plan = planning.make_plan(config, V4, 0.0, None, lambda message: None)
+    assert [phase.change for phase in plan.phases] == [change, change]
+    assert plan.fits == (change == "")
+    if change:
+        assert plan.phases[0].needed == 40 * GIB
+        assert f"128: {change}" in report.as_text(plan)
+
+
+def test_what_fits_in_no_way_is_said_so(config, monkeypatch):
+    def never(*arguments):
+        raise OutOfMemoryError(99 * GIB, 31 * GIB)
+
+    monkeypatch.setattr(planning, "estimate_step", never)
+    monkeypatch.setattr(planning, "libtpu_version", lambda: "0.0.42")
+    said = []
+    plan = planning.make_plan(config, V4, 0.0, None, said.append)
+    assert [phase.change for phase in plan.phases] == [None, None]
+    assert "99.00 of 31.75" in report.as_text(plan)
+    assert json.dumps(report.as_json(plan))
+    assert any("looking for the smallest change" in message for message in said)
+
+
+def test_layers_are_a_straight_line():
+    def at(layers):
+        return Estimate(
+            Memory(10 * layers, 20 * layers, 5, 7 + 3 * layers, 100),
+            Timeline(
+                Figures({"matmul": 1.0 * layers, "optimizer": 0.5}),
+                {"all-reduce f32 over 16": Exchange(2, 100 + 10 * layers, 1 + layers, layers)},
+                Figures({"gather": 3}),
+            ),
+            (layers,),
+        )
+
+    found, expected = extrapolate(at(1), at(3), 12), at(12)
+    assert found.memory == expected.memory
+    assert found.time.seconds == pytest.approx(expected.time.seconds)
+    assert found.time.exchanges == expected.time.exchanges
+    assert found.time.uncosted == expected.time.uncosted
+    assert found.layers == (1, 3)
+
+
+def test_unrolled_models_are_compiled_short_and_must_fit_whole(config, monkeypatch):
+    compiled = []
+
+    def compile_step(config, span, where, cache, say):
+        layers = config.model.num_layers
+        compiled.append((layers, config.model.unroll))
+        return Compiled(PROGRAM, GIB, 0, 0, layers * 2 * GIB, 0)
+
+    monkeypatch.setattr(estimate, "compile_step", compile_step)
+    span = config.spans()[0]
+    estimate.estimate_step(config, span, V4, None, print)
+    assert compiled == [(12, 1)]  # a loop: as it is
+    compiled.clear()
+    unrolled = dataclasses.replace(config, model=dataclasses.replace(config.model, unroll=12))
+    found = estimate.estimate_step(unrolled, span, V4, None, print)
+    assert compiled == [(number, number) for number in estimate.FEW_LAYERS]
+    assert found.memory.temporary == 24 * GIB
+    deep = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, num_layers=24, unroll=24)
+    )
+    with pytest.raises(OutOfMemoryError, match=str(49 * GIB)):
+        estimate.estimate_step(deep, span, V4, None, print)
+
+
+def test_what_was_compiled_once_is_kept(make_recipe, monkeypatch, tmp_path):
+    small = make_recipe()
+    small = dataclasses.replace(small, model=dataclasses.replace(small.model, vocab_size=256))
+    calls = []
+
+    def compile_(lowered, state):
+        calls.append(lowered)
+        return dataclasses.asdict(Compiled("text", 1, 2, 3, 4, 5))
+
+    monkeypatch.setattr(compiler, "devices", lambda where: tuple(jax.devices()))
+    monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.42")
+    monkeypatch.setattr(compiler, "_compile", compile_)
+    said = []
+
+    def compile_step(config, where=V4):
+        return compiler.compile_step(config, config.spans()[0], where, tmp_path, said.append)
+
+    first = compile_step(small)
+    assert first.memory == 15
+    assert compile_step(small) == first
+    assert len(calls) == len(said) == 1 and said[0].startswith("compiling 2 layers, 16 x 32")
+    compile_step(small, find_slice("v5e-16"))
+    compile_step(dataclasses.replace(small, accumulation=2))
+    assert len(calls) == 3
+    monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.51")
+    compile_step(small)
+    assert len(calls) == 4
+
+
+def test_too_little_memory_is_remembered_too(make_recipe, monkeypatch, tmp_path):
+    small = make_recipe()
+    small = dataclasses.replace(small, model=dataclasses.replace(small.model, vocab_size=256))
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
+    )
+
+    class Lowered:
+        def as_text(self):
+            return "program"
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(compiler, "devices", lambda where: tuple(jax.devices()))
+    monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.42")
+    monkeypatch.setattr(compiler, "lower_step", lambda *arguments: (Lowered(), None))
+    for _ in range(2):
+        with pytest.raises(OutOfMemoryError) as caught:
+            compiler.compile_step(small, small.spans()[0], V4, tmp_path, print)
+        assert caught.value.used == int(20.5 * GIB)
+        assert caught.value.available == int(15.75 * GIB)
+    message = "INTERNAL: something else"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        compiler.compile_step(small, small.spans()[0], find_slice("v4-64"), tmp_path, print)
+
+
+def test_bytes_on_a_device_follow_the_shardings():
+    mesh = partitioning.make_mesh(dataclasses.replace(planning.RunConfig.mesh, fsdp=8, data=1))
+    shapes = {"mlm": {"dense": {"kernel": jax.ShapeDtypeStruct((64, 32), "float32")}}}
+    spread = partitioning.with_shardings(mesh, shapes)
+    assert compiler._bytes_on_a_device(spread) == 64 * 32 * 4 // 8
+
+
+def test_without_the_compiler_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NoCompilerError, match="libtpu is not installed.*pip install") as caught:
+        compiler.libtpu_version()
+    assert caught.value.exit_code == 69
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--slice=v4-32"], 64, "--config=RECIPE and --slice=NAME are needed"),
+        (["--config=configs/pretrain.py:base"], 64, "--config=RECIPE and --slice=NAME are needed"),
+        (["--config=configs/pretrain.py:base", "--slice=v9-32"], 64, "slice 'v9-32' is not known"),
+        (["--config=configs/pretrain.py:base", "--slice=v4-33"], 64, "'v4-33': v4 comes in 8, 16"),
+        (["--config=configs/nothing.py", "--slice=v4-32"], 64, "nothing.py"),
+        (["--config=configs/pretrain.py:base", "--slice=v4-32", "more"], 64, "'more'"),
+    ],
+)
+def test_each_mistake_has_its_message_and_code(arguments, code, message, tmp_path):
+    command = [sys.executable, "-m", "bert_jax.plan", f"--output={tmp_path}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_presets_name_no_store():
+    from bert_jax.plan.recipe import load
+
+    config = load(pretrain.get_config("tiny").to_dict(), 12345)
+    assert config.model == dataclasses.replace(
+        BertConfig.preset("tiny"), vocab_size=12345, compute_dtype="bfloat16"
+    )

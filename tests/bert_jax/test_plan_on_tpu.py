@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the TPU compiler makes of a training step; `make plan` installs it.
+
+make plan-test       a small model, for v4-32 and v5e-16 (minutes)
+pytest -m soak tests/bert_jax/test_plan_on_tpu.py      real models, the calibration (an hour)
+"""
+
+import dataclasses
+import functools
+import importlib.util
+
+import pytest
+
+from bert_jax.config import BertConfig, MeshConfig, RunConfig
+from bert_jax.plan.compiler import compile_step
+from bert_jax.plan.estimate import estimate_step, with_layers
+from bert_jax.plan.planning import ESTIMATED_SECONDS, MEASURED_SECONDS
+from bert_jax.plan.program import parse
+from bert_jax.plan.recipe import load
+from bert_jax.plan.timeline import timeline
+from bert_jax.slices import SLICES_OF_16, find_slice
+from configs import pretrain
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler libtpu is not installed: make plan",
+)
+LENGTH, ROWS, PREDICTIONS = 128, 4, 20
+
+
+def small(slice_name):
+    """One layer, and rows of 128 tokens, four to a device."""
+    where = find_slice(slice_name)
+    config = load(pretrain.get_config("tiny").to_dict(), 1024)
+    phases = {"short": dataclasses.replace(config.phases["short"], share=1.0, length=LENGTH)}
+    phases["short"] = dataclasses.replace(phases["short"], batch_size=ROWS * where.devices)
+    return with_layers(dataclasses.replace(config, phases=phases), 1), where
+
+
+@functools.cache
+def compiled(slice_name):
+    config, where = small(slice_name)
+    found = compile_step(config, config.spans()[0], where, None, print)
+    return found, parse(found.text), where
+
+
+@pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
+def test_data_parallel_training_only_sums_and_mostly_in_bfloat16(slice_name):
+    found, program, where = compiled(slice_name)
+    exchanges = timeline(program, where).exchanges
+    assert {name.split()[0] for name in exchanges} <= {"all-reduce", "reduce-scatter"}
+    assert all(name.endswith("over 16") for name in exchanges)
+    # Matrices in half the bytes of their parameters; embeddings, biases and sums in float32.
+    by_type = {"bf16": 0.0, "f32": 0.0}
+    for name, each in exchanges.items():
+        for dtype in by_type:
+            by_type[dtype] += each.bytes if dtype in name.split()[1] else 0
+    assert by_type["bf16"] >= 2 * (12 * 128**2 + 1024 * 128)
+
+
+@pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
+def test_words_are_scored_at_masked_positions_only(slice_name):
+    _, program, _ = compiled(slice_name)
+    products = [
+        array.elements
+        for instructions in program.computations.values()
+        for each in instructions
+        if each.opcode == "convolution"
+        for array in each.arrays
+        if 1024 in array.dims
+    ]
+    assert products
+    assert max(products) <= ROWS * PREDICTIONS * 1024
+
+
+@pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
+def test_no_scores_of_attention_are_kept_in_float32(slice_name):
+    _, program, _ = compiled(slice_name)
+    kept = [
+        (each.name, array)
+        for each in program.computations[program.entry]
+        for array in each.arrays
+        if array.dtype == "f32" and array.dims.count(LENGTH) >= 2 and len(array.dims) >= 4
+    ]
+    assert not kept
+
+
+@pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
+def test_memory_is_parameters_slots_and_what_a_step_needs(slice_name):
+    found, program, where = compiled(slice_name)
+    assert found.optimizer == pytest.approx(2 * found.parameters, rel=1e-3)
+    assert 0 < found.temporary < where.hbm_bytes_per_device
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("slice_name", SLICES_OF_16)
+def test_the_compiler_knows_every_slice(slice_name):
+    found, program, where = compiled(slice_name)
+    assert timeline(program, where).total > 0
+
+
+@pytest.mark.soak
+def test_a_few_layers_stand_for_all():
+    config = load(pretrain.get_config("base").to_dict(), 30522)
+    config = with_layers(dataclasses.replace(config, mesh=MeshConfig(shard_optimizer=True)), 12)
+    where, span = find_slice("v4-32"), config.spans()[0]
+    expected = timeline(parse(compile_step(config, span, where, None, print).text), where)
+    found = estimate_step(config, span, where, None, print)
+    assert found.time.total == pytest.approx(expected.total, rel=0.05)
+
+
+@pytest.mark.soak
+def test_the_calibration_is_up_to_date():
+    mapping = pretrain.get_config("large").to_dict()
+    mapping["phases"] = {"long": {"length": 512, "batch_size": 448, "share": 1.0}}
+    mapping["optimizer"]["name"] = "lamb"
+    config: RunConfig = load(mapping, 30522)
+    assert dataclasses.replace(config.model, unroll=1) == BertConfig.preset(
+        "large", compute_dtype="bfloat16"
+    )
+    found = estimate_step(config, config.spans()[0], find_slice("v3-32"), None, print)
+    assert found.time.total == pytest.approx(ESTIMATED_SECONDS, rel=0.02)
+    assert 0.5 < found.time.total / MEASURED_SECONDS < 2
