@@ -3,8 +3,9 @@ r"""Does pre-training help? The same fine-tuning from a pre-trained model and fr
 
     python benchmarks/finetune_gain.py --model=RUN --labelled=DIRECTORY --workdir=DIRECTORY
 
-DIRECTORY holds tables `<set>.tsv` with the columns `text` and `label`. Every set is cut once into
-training and validation rows, by a hash of the text, so that equal texts fall on the same side.
+DIRECTORY holds tables `<set>.tsv` with a column `label`; a set is named with its column of text, or
+the two of a pair: `reviews:text` or `pairs:first:second`. Every set is cut once into training and
+validation rows, by a hash of the first text, so that equal texts fall on the same side.
 Each starting point is tried at every rate with a seed of its own; the best rate of each is then run
 with the other seeds. Writes results.json and gain.svg into the work directory; finished runs are
 not repeated.
@@ -38,27 +39,28 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each start.")
 _LENGTH = flags.DEFINE_integer("length", 64, "Tokens of a sequence at most.")
 
 
-def split_table(source: Path, target: Path, train: int, validation: int) -> dict[str, Path]:
+def split_table(
+    source: Path, target: Path, texts: Sequence[str], train: int, validation: int
+) -> dict[str, Path]:
     """Cuts a table in two: a fifth of the texts, by hash, is for validation."""
     with source.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    keyed = sorted(
-        (hashlib.sha256(row["text"].encode()).hexdigest(), n) for n, row in enumerate(rows)
-    )
+    hashes = [hashlib.sha256(row[texts[0]].encode()).hexdigest() for row in rows]
     parts: dict[str, list[str]] = {"validation": [], "train": []}
-    for digest, number in keyed:
+    for digest, number in sorted(zip(hashes, range(len(rows)), strict=True)):
         part = "validation" if int(digest[-4:], 16) % 5 == 0 else "train"
-        parts[part].append(f"{rows[number]['text']}\t{rows[number]['label']}\n")
+        parts[part].append("\t".join(rows[number][name] for name in (*texts, "label")) + "\n")
     target.mkdir(parents=True, exist_ok=True)
     paths = {}
     for part, limit in (("train", train), ("validation", validation)):
         paths[part] = target / f"{part}.tsv"
-        paths[part].write_text("text\tlabel\n" + "".join(parts[part][:limit]), "utf-8")
+        header = "\t".join((*texts, "label")) + "\n"
+        paths[part].write_text(header + "".join(parts[part][:limit]), "utf-8")
     return paths
 
 
 def accuracies(
-    start: str, rate: float, seed: int, seeds: int, table: dict[str, Path]
+    start: str, rate: float, seed: int, seeds: int, table: dict[str, Path], texts: Sequence[str]
 ) -> list[float]:
     """Validation accuracy of each seed, of its best epoch."""
     workdir = table["train"].parent / f"{start}-{rate:g}-{seed}"
@@ -73,6 +75,7 @@ def accuracies(
             "seeds": seeds,
             "log_every": 1000,
         }
+        settings |= dict(zip(("data.text_a", "data.text_b"), texts, strict=False))
         command = [sys.executable, "-m", "bert_jax.finetune", "--config=configs/finetune.py:files"]
         command += [f"--init_from={_MODEL.value}", f"--workdir={workdir}"]
         command += [f"--config.{key}={value}" for key, value in settings.items()]
@@ -82,11 +85,11 @@ def accuracies(
     return [run["validation"][str(table["validation"])]["accuracy"] for run in runs]
 
 
-def compare(name: str) -> dict[str, Any]:
+def compare(name: str, texts: Sequence[str]) -> dict[str, Any]:
     """Rates tried and accuracies of both starting points on one set."""
     folder = Path(_WORKDIR.value).absolute() / name
     table = split_table(
-        Path(_LABELLED.value) / f"{name}.tsv", folder, _TRAIN.value, _VALIDATION.value
+        Path(_LABELLED.value) / f"{name}.tsv", folder, texts, _TRAIN.value, _VALIDATION.value
     )
     labels = [line.rsplit("\t", 1)[1] for line in table["validation"].open(encoding="utf-8")][1:]
     result: dict[str, Any] = {
@@ -96,12 +99,14 @@ def compare(name: str) -> dict[str, Any]:
         "commonest": max(labels.count(label) for label in set(labels)) / len(labels),
     }
     for start in STARTS:
-        trials = {
-            rate: accuracies(start, rate, TRIAL_SEED, 1, table)[0]
-            for rate in map(float, _RATES.value)
-        }
-        rate = max(trials, key=lambda rate: trials[rate])
-        each = accuracies(start, rate, 0, _SEEDS.value, table)
+        rates = [float(rate) for rate in _RATES.value]
+        trials = {}
+        if len(rates) > 1:
+            trials = {
+                rate: accuracies(start, rate, TRIAL_SEED, 1, table, texts)[0] for rate in rates
+            }
+        rate = max(rates, key=lambda rate: trials.get(rate, 0.0))
+        each = accuracies(start, rate, 0, _SEEDS.value, table, texts)
         result[start] = {"trials": trials, "rate": rate, "accuracies": each}
     return result
 
@@ -136,7 +141,8 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected argument {arguments[1]!r}")
     workdir = Path(_WORKDIR.value)
-    results = {name: compare(name) for name in _SETS.value}
+    sets = (chosen.split(":") for chosen in _SETS.value)
+    results = {name: compare(name, texts) for name, *texts in sets}
     (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     draw(results, workdir / "gain.svg")
     print(json.dumps(results, indent=2))
