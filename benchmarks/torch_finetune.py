@@ -26,9 +26,9 @@ from data_pipeline.labelled.examples import Examples, at_places
 from data_pipeline.labelled.tables import read_table
 from data_pipeline.tokenizers import load_tokenizer
 
-_MODEL = flags.DEFINE_string("model", None, "Hugging Face directory.")
-_TRAIN = flags.DEFINE_string("train", None, "Table to learn from.")
-_VALIDATION = flags.DEFINE_string("validation", None, "Table to judge by.")
+_MODEL = flags.DEFINE_string("model", None, "Hugging Face directory.", required=True)
+_TRAIN = flags.DEFINE_string("train", None, "Table to learn from.", required=True)
+_VALIDATION = flags.DEFINE_string("validation", None, "Table to judge by.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds, from 0.")
 _RATE = flags.DEFINE_float("rate", 2e-5, "Learning rate.")
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs.")
