@@ -219,13 +219,11 @@ def test_the_format_is_told_by_what_lies_there(exported, tmp_path):
         if path.name.startswith("bert_"):
             (exported / path.name).write_bytes(path.read_bytes())
     assert find_format(exported) == "huggingface"
-    rewritten = load_file(exported / "model.safetensors")
-    save_file(
-        {name: array + 1 for name, array in rewritten.items()}, exported / "model.safetensors"
-    )
+    weights = exported / "model.safetensors"
+    save_file({name: array + 1 for name, array in load_file(weights).items()}, weights)
     convert(exported, tmp_path / "a", "google", "orbax")
     assert same(load_pretrained(tmp_path / "a").params, random_params(tiny_config()))
-    path.unlink()
+    weights.unlink()
     assert find_format(exported) == "google"
 
 
