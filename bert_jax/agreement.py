@@ -28,14 +28,24 @@ def introduce(host: str) -> None:
     _hosts[:] = gather(host)
 
 
+def processes() -> int:
+    """How many there are; in contrast to `jax.process_count` known without any device."""
+    return jax_distributed.global_state.num_processes
+
+
+def process() -> int:
+    """The number of this one."""
+    return jax_distributed.global_state.process_id
+
+
 def primary() -> bool:
     """Whether this is process 0, which alone writes what is written once."""
-    return jax.process_index() == 0
+    return process() == 0
 
 
-def host_name(process: int) -> str:
+def host_name(number: int) -> str:
     """How messages call a process."""
-    return f"process {process} on {_hosts[process]}" if _hosts else f"process {process}"
+    return f"process {number} on {_hosts[number]}" if _hosts else f"process {number}"
 
 
 def gather(value: str) -> list[str]:
@@ -44,11 +54,11 @@ def gather(value: str) -> list[str]:
     Raises:
         PeerLost: a process did not come to this call.
     """
-    if jax.process_count() == 1:
+    if processes() == 1:
         return [value]
     name = f"gather/{next(_numbers)}"
-    client().key_value_set(f"{name}/{jax.process_index()}", value)
-    return [_wait_for(f"{name}/{process}", process) for process in range(jax.process_count())]
+    client().key_value_set(f"{name}/{process()}", value)
+    return [_wait_for(f"{name}/{number}", number) for number in range(processes())]
 
 
 def from_primary(action: Callable[[], Any]) -> Any:
@@ -57,7 +67,7 @@ def from_primary(action: Callable[[], Any]) -> Any:
     Raises:
         UserError: `action` raised it; in every process alike.
     """
-    if jax.process_count() == 1:
+    if processes() == 1:
         return action()
     name = f"primary/{next(_numbers)}"
     if not primary():
@@ -92,12 +102,12 @@ def look_up(key: str) -> str | None:
         raise
 
 
-def _wait_for(key: str, process: int) -> str:
+def _wait_for(key: str, number: int) -> str:
     try:
         return client().blocking_key_value_get(key, ANSWER_SECONDS * 1000)
     except jax.errors.JaxRuntimeError as error:
         raise PeerLost(
-            f"{host_name(process)} did not answer ({first_line(error)}); what was saved is "
+            f"{host_name(number)} did not answer ({first_line(error)}); what was saved is "
             "intact, and the same command on all hosts resumes"
         ) from error
 

@@ -103,16 +103,15 @@ def joined(cluster: Cluster) -> Iterator[None]:
     try:
         with leave_together():
             _check_platform(cluster.platform)
-            if jax.process_count() > 1:
+            if agreement.processes() > 1:
                 agreement.introduce(socket.gethostname())
                 step_made()
                 for watch in (_watch_hosts, _watch_run):
                     threading.Thread(target=watch, args=(done, cluster), daemon=True).start()
             yield
     finally:
-        done.set()
         if client() is not None:
-            _end()
+            _end(done)
 
 
 def step_made() -> None:
@@ -132,7 +131,7 @@ def leave_together() -> Iterator[None]:
     except Preempted:
         raise
     except BaseException as error:
-        if client() is None or jax.process_count() == 1:
+        if agreement.processes() == 1:
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(_peer_seconds[0] + 5)  # if a lost process is the cause, `_watch` will say so
@@ -198,19 +197,20 @@ def _check_platform(platform: str) -> None:
         )
 
 
-def _end() -> None:
-    """Process 0 hosts the service, so it goes last."""
-    client().wait_at_barrier("end", agreement.ANSWER_SECONDS * 1000)
+def _end(done: threading.Event) -> None:
+    """Waits for all processes; process 0 hosts the service, so it goes last."""
+    timeout = agreement.ANSWER_SECONDS * 1000
+    client().wait_at_barrier("ended", timeout)
+    done.set()
+    client().wait_at_barrier("nobody watches", timeout)
     if agreement.primary():
-        client().get_live_nodes(
-            list(range(jax.process_count()))
-        )  # returns when the others are gone
+        client().get_live_nodes(list(range(agreement.processes())))  # waits for the others to go
     jax.distributed.shutdown()
 
 
 def _watch_hosts(done: threading.Event, cluster: Cluster) -> None:
     """Leaves when a process is lost; the question waits for the answers of all that live."""
-    processes = list(range(jax.process_count()))
+    processes = list(range(agreement.processes()))
     while not done.wait(_POLL_SECONDS):
         reason = f"no sign of life for {cluster.peer_seconds} s"
         try:
@@ -239,7 +239,7 @@ def _watch_run(done: threading.Event, cluster: Cluster) -> None:
 
 def _announce(message: str, code: int) -> None:
     failure = json.dumps({"message": message, "code": code})
-    agreement.offer(f"failed/{jax.process_index()}", failure)
+    agreement.offer(f"failed/{agreement.process()}", failure)
 
 
 def _leave(message: str, code: int) -> NoReturn:
