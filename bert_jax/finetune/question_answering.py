@@ -63,7 +63,7 @@ def build(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
         suffix="",
         selection=names[0],
         columns=(Column("loss", 8, "loss", "{:.3f}".format),)
-        + tuple(Column(name, len(name) + 7, name, "{:.2f}".format) for name in names),
+        + tuple(Column(name, max(9, len(name) + 2), name, "{:.2f}".format) for name in names),
         record={"outputs": 2, "labels": []},
     )
 
