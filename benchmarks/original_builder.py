@@ -3,14 +3,19 @@
 
 A literal port of `FullTokenizer` in `tokenization.py` of google-research/bert, character by
 character as there, in front of the port of `create_pretraining_data.py` that the tests check
-against the original's own output. Writing TFRecords is left out, in the original's favour.
+against the original's own output, and `write_instance_to_example_files` behind it.
 """
 
+import collections
 import random
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from tests.data_pipeline.original_examples import Recipe, original_examples
+import tensorflow as tf
+
+from tests.data_pipeline.original_examples import Example, Recipe, original_examples
 
 
 def _is_whitespace(char: str) -> bool:
@@ -113,8 +118,10 @@ class OriginalTokenizer:
         return pieces
 
 
-def build(lines: Sequence[str], tokens: Sequence[str], recipe: Recipe, passes: int) -> int:
-    """`create_training_instances` over a text of one sentence a line.
+def build(
+    lines: Sequence[str], tokens: Sequence[str], recipe: Recipe, passes: int, output: Path
+) -> int:
+    """`main`: from a text of one sentence a line to a file of TFRecords.
 
     Returns:
         the number of examples.
@@ -128,4 +135,38 @@ def build(lines: Sequence[str], tokens: Sequence[str], recipe: Recipe, passes: i
         elif ids := tokenizer.encode(line):
             documents[-1].append(ids)
     documents = [document for document in documents if document]
-    return len(original_examples(documents, recipe, passes, random.Random(12345)))
+    examples = original_examples(documents, recipe, passes, random.Random(12345))
+    with tf.io.TFRecordWriter(str(output)) as writer:
+        for example in examples:
+            writer.write(_record(example, recipe).SerializeToString())
+    return len(examples)
+
+
+def _record(example: Example, recipe: Recipe) -> Any:
+    """One instance of `write_instance_to_example_files`."""
+    input_ids = list(example.tokens)
+    input_mask = [1] * len(input_ids)
+    segment_ids = [0] * example.a_end + [1] * (len(input_ids) - example.a_end)
+    while len(input_ids) < recipe.length:
+        input_ids.append(0)
+        input_mask.append(0)
+        segment_ids.append(0)
+    positions, ids = list(example.positions), list(example.labels)
+    weights = [1.0] * len(ids)
+    while len(positions) < recipe.predictions:
+        positions.append(0)
+        ids.append(0)
+        weights.append(0.0)
+    features: Any = collections.OrderedDict()
+    features["input_ids"] = _integers(input_ids)
+    features["input_mask"] = _integers(input_mask)
+    features["segment_ids"] = _integers(segment_ids)
+    features["masked_lm_positions"] = _integers(positions)
+    features["masked_lm_ids"] = _integers(ids)
+    features["masked_lm_weights"] = tf.train.Feature(float_list=tf.train.FloatList(value=weights))
+    features["next_sentence_labels"] = _integers([1 if example.is_random else 0])
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def _integers(values: Sequence[int]) -> Any:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=list(values)))

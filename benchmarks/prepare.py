@@ -68,7 +68,7 @@ tokenizer = load_tokenizer(sys.argv[2])
 special = tokenizer.special
 recipe = Recipe(128, 20, tokenizer.vocab_size, special.cls, special.sep, special.mask)
 start = time.perf_counter(), time.process_time()
-build(lines, tokenizer.tokens, recipe, passes=int(sys.argv[3]))
+build(lines, tokenizer.tokens, recipe, int(sys.argv[3]), Path(sys.argv[1] + ".tfrecord"))
 print(time.perf_counter() - start[0], time.process_time() - start[1])
 """
 
