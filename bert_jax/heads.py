@@ -19,6 +19,9 @@ from bert_jax.layers import (
     exact_dtype,
 )
 
+# Of words that do not exist. exp() of it is 0 beside any other score.
+PADDING_SCORE = -1e9
+
 
 def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:
     """Vectors [batch, predictions, hidden] at `positions` [batch, predictions]."""
@@ -54,12 +57,15 @@ class MlmHead(nnx.Module):
             table: [padded_vocab, hidden], the word embeddings.
 
         Returns:
-            [batch, predictions, vocab_size], float32 at least: the table's padding is cut off.
+            [batch, predictions, padded_vocab], float32 at least. The table's padding is scored so
+            low that it has no probability: to cut it off would copy all logits.
         """
-        gathered = gather_positions(hidden, positions)
+        gathered = gather_positions(hidden, positions).reshape(-1, hidden.shape[-1])
         x = self.norm(activation(self.config.activation)(self.dense(gathered)))
-        logits = dense(x, table, self.bias[...], exact_dtype(x.dtype), transposed=True)
-        return logits[..., : self.config.vocab_size]
+        word = jnp.arange(table.shape[0]) < self.config.vocab_size
+        bias = jnp.where(word, self.bias[...], PADDING_SCORE)
+        logits = dense(x, table, bias, exact_dtype(x.dtype), transposed=True)
+        return logits.reshape(*positions.shape, -1)
 
 
 class NspHead(Dense):

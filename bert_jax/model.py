@@ -24,6 +24,7 @@ from bert_jax.layers import (
     activation,
     compute_dtype,
     dropout,
+    lookup,
     split_key,
     truncated_normal,
 )
@@ -78,8 +79,8 @@ class Embeddings(nnx.Module):
         length, limit = input_ids.shape[1], self.config.max_positions
         if length > limit:
             raise DataError(f"an input has {length} tokens, the model takes at most {limit}")
-        x = jnp.take(self.word[...], input_ids, axis=0)
-        x += jnp.take(self.segment[...], segment_ids, axis=0)
+        x = lookup(self.word[...], input_ids)
+        x += lookup(self.segment[...], segment_ids)
         x += self.position[:length][None]
         x = self.norm(x).astype(compute_dtype(self.config))
         return dropout(x, self.config.hidden_dropout, key)
@@ -213,6 +214,20 @@ def apply_pretraining(
         params: the tree `init_params` makes.
         batch: features of `data_pipeline.batch`; the labels are not read.
         dropout_key: None for no dropout.
+    """
+    logits = training_logits(config, params, batch, dropout_key)
+    return logits._replace(mlm=logits.mlm[..., : config.vocab_size])
+
+
+def training_logits(
+    config: BertConfig,
+    params: Params,
+    batch: dict[str, jax.Array],
+    dropout_key: jax.Array | None = None,
+) -> PretrainingLogits:
+    """As `apply_pretraining`, but `mlm` keeps the table's padding, with no probability.
+
+    Losses and accuracies are the same with it, and nothing of the logits' size is copied.
     """
     bert = _bind(config, params)
     inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])

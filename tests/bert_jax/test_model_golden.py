@@ -164,7 +164,7 @@ def parameter_mutants():
 def code_mutants():
     """Names and (owner, attribute, mutant)."""
     attend, norm, gather = attention.attend, layers.LayerNorm.__call__, heads.gather_positions
-    activation, cross_entropy = layers.activation, tasks._cross_entropy
+    activation, cross_entropy = layers.activation, tasks.cross_entropy
 
     def attention_first_normalised(self, hidden, input_mask, key):
         query, key_, value = jnp.unstack(self.qkv(self.norm(hidden)), axis=2)
@@ -214,7 +214,7 @@ def code_mutants():
         "no activation in the head": (heads.MlmHead, "__call__", head_without("activation")),
         "no LayerNorm in the head": (heads.MlmHead, "__call__", head_without("norm")),
         "positions off by one": (heads, "gather_positions", lambda h, p: gather(h, p + 1)),
-        "labels reversed": (tasks, "_cross_entropy", labels_reversed),
+        "labels reversed": (tasks, "cross_entropy", labels_reversed),
         "loss without its 1e-5": (tasks, "pretraining_loss", plain_mean),
     }
 
