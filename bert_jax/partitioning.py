@@ -157,7 +157,7 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
 
     A leaf whose path ends in a parameter's path (the parameter itself, or an optimiser slot of it)
     is laid out by that parameter's axes; scalars are replicated. With `shard_optimizer` the leaves
-    under `optimizer` are spread over `data` too.
+    under `params` and `optimizer` are spread over `data` too.
 
     Raises:
         KeyError: a leaf with dimensions that matches no parameter.
@@ -171,7 +171,7 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
             axes = PARAMETER_AXES.get("/".join(names[start:]))
             if axes is not None:
                 layout = [AXIS_RULES[axis] for axis in axes]
-                spread = shard_optimizer and names[0] == "optimizer"
+                spread = shard_optimizer and names[0] in ("params", "optimizer")
                 spec = _spread_over_data(mesh, layout, leaf.shape) if spread else layout
                 return NamedSharding(mesh, PartitionSpec(*spec))
         raise KeyError(f"no logical axes for {jax.tree_util.keystr(path)}: add to PARAMETER_AXES")
@@ -180,20 +180,21 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
 
 
 def update_shardings(mesh: Mesh, params: Any) -> Any:
-    """Where each parameter's update is computed if the optimiser is sharded: beside its slots."""
+    """Where each parameter is kept and updated if the optimiser is sharded: beside its slots."""
     return state_shardings(mesh, {"optimizer": params}, shard_optimizer=True)["optimizer"]
 
 
 def _spread_over_data(
     mesh: Mesh, layout: list[str | None], shape: tuple[int, ...]
 ) -> list[str | tuple[str, ...] | None]:
-    """Adds `data` to the first dimension that can still be divided by it; none: as it was."""
+    """Adds `data` to the dimension that is left longest by it; where none divides: as it was."""
     spread: list[str | tuple[str, ...] | None] = [*layout]
-    for index, (axis, size) in enumerate(zip(layout, shape, strict=True)):
-        parts = mesh.shape["data"] * (mesh.shape[axis] if axis else 1)
-        if size % parts == 0:
-            spread[index] = (axis, "data") if axis else "data"
-            break
+    parts = [mesh.shape["data"] * (mesh.shape[axis] if axis else 1) for axis in layout]
+    left = [size // n if size % n == 0 else 0 for size, n in zip(shape, parts, strict=True)]
+    index = left.index(max(left))
+    if left[index]:
+        axis = layout[index]
+        spread[index] = (axis, "data") if axis else "data"
     return spread
 
 

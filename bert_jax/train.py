@@ -35,7 +35,7 @@ from bert_jax.monitoring import PRETRAINING, WITHOUT_PAIRS, Monitor
 from bert_jax.optimizer import learning_rate_schedule, make_optimizer
 from bert_jax.preemption import StopRequest
 from bert_jax.profiling import ProfilerWindow
-from bert_jax.train_step import Replicas, State, init_state, make_eval_step, make_train_step
+from bert_jax.train_step import State, init_state, jit_train_step, make_eval_step
 from data_pipeline.batch import Batch, BatchSpec, validate
 from data_pipeline.errors import ConfigError, Preempted
 from data_pipeline.mixture import Mixture, open_mixture
@@ -182,7 +182,7 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
     does not wait for the host.
     """
     config = run.config
-    train_step = compile_train_step(run, state)
+    train_step = jit_train_step(config, run.mesh, run.optimizer, state)
     schedule = learning_rate_schedule(config.optimizer, config.steps)
     boundaries = {span.last_step for span in config.spans()}
     window = Window(run.workdir / "nonfinite")
@@ -225,26 +225,6 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
             )
     profiler.close()
     return state
-
-
-def compile_train_step(run: Run, state: State) -> Callable[..., Any]:
-    """The jitted step; it takes over the buffers of the state it is given."""
-    config = run.config
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    update_shardings = replicas = None
-    if config.mesh.shard_optimizer:
-        update_shardings = partitioning.update_shardings(run.mesh, state["params"])
-    if config.optimizer.per_replica:
-        replicas = Replicas(run.mesh, config.optimizer.clip_norm)
-    step = make_train_step(
-        config.model,
-        run.optimizer,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        update_shardings=update_shardings,
-        replicas=replicas,
-    )
-    return jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)
 
 
 def training_batches(run: Run, start: int) -> Iterator[Batch]:

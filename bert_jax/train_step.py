@@ -6,6 +6,7 @@ and `step` (int32 scalar, the number of updates made). Dropout is keyed by (seed
 step can be repeated exactly.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from bert_jax.config import BertConfig
-from bert_jax.model import apply_pretraining, init_params
-from bert_jax.partitioning import BATCH_AXES
+from bert_jax import partitioning
+from bert_jax.config import BertConfig, RunConfig
+from bert_jax.layers import compute_dtype, exact_dtype
+from bert_jax.model import init_params, training_logits
 from bert_jax.tasks import pretraining_loss, pretraining_terms
 
 State = dict[str, Any]
@@ -51,6 +53,7 @@ def make_train_step(
     seed: int = 0,
     accumulation: int = 1,
     update_shardings: Any = None,
+    weight_shardings: Any = None,
     replicas: Replicas | None = None,
 ) -> Callable[[State, Batch], tuple[State, Terms]]:
     """Builds `step(state, batch) -> (state, terms)`, to be jitted by the caller.
@@ -62,14 +65,15 @@ def make_train_step(
     global batch, and its token slots), and `gradient_norm`, the global norm before clipping.
 
     Args:
-        update_shardings: where each parameter's update is computed, if not beside the parameter
-            (`partitioning.update_shardings`): gradients are scattered there and weights gathered.
+        update_shardings: where each parameter is kept and updated (`partitioning.update_shardings`)
+            if the optimiser is sharded: gradients are scattered there, in the compute dtype.
+        weight_shardings: where it is computed with; gathered there, in the compute dtype too.
         replicas: clip and average on each device; needs `accumulation` 1.
     """
     root = jax.random.key(seed)
 
     def loss(params: Any, part: Batch, key: jax.Array, whole: Batch) -> tuple[jax.Array, Terms]:
-        terms = pretraining_terms(apply_pretraining(config, params, part, key), part)
+        terms = pretraining_terms(training_logits(config, params, part, key), part)
         return pretraining_loss(terms, whole), terms
 
     gradient = jax.grad(loss, has_aux=True)
@@ -86,8 +90,15 @@ def make_train_step(
             return jax.tree.map(jnp.add, total, gradient(params, *part, batch)), None
 
         first = jax.eval_shape(gradient, params, batch, key, batch)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, exact_dtype(x.dtype)), first)
         return jax.lax.scan(add, zeros, (parts, keys))[0]
+
+    def gather(params: Any) -> Any:
+        if weight_shardings is None:
+            return params
+        if replicas is None:  # those clip exact gradients
+            params = jax.tree_util.tree_map_with_path(functools.partial(_as_sent, config), params)
+        return jax.lax.with_sharding_constraint(params, weight_shardings)
 
     def place(tree: Any) -> Any:
         if update_shardings is None:
@@ -96,18 +107,56 @@ def make_train_step(
 
     def step(state: State, batch: Batch) -> tuple[State, Terms]:
         key = jax.random.fold_in(root, state["step"])
-        gradients, terms = accumulate(state["params"], batch, key)
-        gradients = place(gradients)
+        params = place(state["params"])
+        gradients, terms = accumulate(gather(params), batch, key)
+        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), place(gradients), params)
         with jax.named_scope("optimizer"):
-            params = place(state["params"])
             updates, slots = optimizer.update(gradients, state["optimizer"], params)
-            params = place(optax.apply_updates(state["params"], updates))
+            params = place(optax.apply_updates(params, updates))
             norm = optax.tree.norm(gradients)
         tokens = jnp.sum(batch["input_mask"]), jnp.asarray(batch["input_mask"].size)
         terms = terms | {"gradient_norm": (norm, jnp.ones_like(norm)), "real_tokens": tokens}
         return {"params": params, "optimizer": slots, "step": state["step"] + 1}, terms
 
     return step
+
+
+def jit_train_step(
+    config: RunConfig, mesh: Mesh, optimizer: optax.GradientTransformation, state: State
+) -> Any:
+    """The step of a run; it takes over the buffers of the state it is given.
+
+    Args:
+        config: of the run, with the vocabulary's size filled in.
+        mesh: the devices.
+        optimizer: the run's.
+        state: arrays on the mesh, or their shapes with shardings.
+    """
+    update_shardings = weight_shardings = replicas = None
+    if config.mesh.shard_optimizer:
+        update_shardings = partitioning.update_shardings(mesh, state["params"])
+        weight_shardings = partitioning.state_shardings(mesh, state["params"])
+    if config.optimizer.per_replica:
+        replicas = Replicas(mesh, config.optimizer.clip_norm)
+    step = make_train_step(
+        config.model,
+        optimizer,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        update_shardings=update_shardings,
+        weight_shardings=weight_shardings,
+        replicas=replicas,
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)
+
+
+def _as_sent(config: BertConfig, path: tuple[Any, ...], param: jax.Array) -> jax.Array:
+    """A matrix in the compute dtype, if that is smaller; vectors weigh nothing and stay exact."""
+    dtype = compute_dtype(config)
+    if path[-1].key in ("scale", "bias") or dtype.itemsize >= param.dtype.itemsize:
+        return param
+    return param.astype(dtype)
 
 
 def _per_replica(
@@ -122,12 +171,12 @@ def _per_replica(
     clip = optax.clip_by_global_norm(replicas.clip_norm)
 
     def on_device(params: Any, rows: Batch, key: jax.Array) -> tuple[Any, Terms]:
-        own_key = jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
+        own_key = jax.random.fold_in(key, jax.lax.axis_index(partitioning.BATCH_AXES))
         gradients, terms = gradient(params, rows, own_key, rows)
         clipped, _ = clip.update(gradients, clip.init(params))
-        return jax.lax.psum((clipped, terms), BATCH_AXES)
+        return jax.lax.psum((clipped, terms), partitioning.BATCH_AXES)
 
-    whole, rows = PartitionSpec(), PartitionSpec(BATCH_AXES)
+    whole, rows = PartitionSpec(), PartitionSpec(partitioning.BATCH_AXES)
     # Without check_vma=False the gradient of a replicated parameter is summed before it is clipped.
     return jax.shard_map(
         on_device,
@@ -147,7 +196,7 @@ def make_eval_step(config: BertConfig) -> Callable[[Any, Batch, jax.Array], Term
 
     def evaluate(params: Any, batch: Batch, row_weights: jax.Array) -> Terms:
         weights = batch["masked_weights"] * row_weights[:, None]
-        logits = apply_pretraining(config, params, batch)
+        logits = training_logits(config, params, batch)
         return pretraining_terms(logits, batch | {"masked_weights": weights}, row_weights)
 
     return evaluate

@@ -84,12 +84,12 @@ def test_slots_are_spread_over_data_where_a_dimension_divides():
     shardings = partitioning.state_shardings(mesh, state, shard_optimizer=True)
     slots = shardings["optimizer"][1].mu
     assert slots["embeddings"]["word"].spec == PartitionSpec(("tensor", "data"), "fsdp")
-    # two layers do not divide by four, 128 hidden do
+    # the inner layer of 512 is longer than the hidden one of 128
     assert slots["encoder"]["mlp"]["up"]["kernel"].spec == PartitionSpec(
-        None, ("fsdp", "data"), "tensor"
+        None, "fsdp", ("tensor", "data")
     )
     assert slots["nsp"]["bias"].spec == PartitionSpec(None)  # two labels: on every device
-    assert shardings["params"]["embeddings"]["word"].spec == PartitionSpec("tensor", "fsdp")
+    assert shardings["params"] == slots  # weights are kept beside their slots
     assert partitioning.update_shardings(mesh, state["params"]) == slots
 
 
