@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from data_pipeline.corpora import CorpusOptions, Piece, Source
+from data_pipeline.corpora import CorpusOptions, Piece
 from data_pipeline.errors import DataError
 from data_pipeline.parquet_text import ParquetText
 from data_pipeline.sentences import split_sentences
@@ -26,26 +26,11 @@ class Document:
     """The sentences of one document, as text; none is empty, but there may be none."""
 
     sentences: list[str]
-    position: int = 0  # bytes of all sources read when it ended, for progress
     cut: bool = False  # it was too long, and the next one goes on with it
 
 
-def read_documents(sources: Iterable[Source], options: CorpusOptions) -> Iterator[Document]:
-    """Streams the documents of all sources, in order, cut into sentences.
-
-    Raises:
-        DataError: content that cannot be used, with file and line.
-        DiskError: reading failed.
-    """
-    earlier = 0
-    for source in sources:
-        for document in read_piece(Piece(source), options):
-            yield dataclasses.replace(document, position=earlier + document.position)
-        earlier += source.bytes
-
-
 def read_piece(piece: Piece, options: CorpusOptions) -> Iterator[Document]:
-    """Streams the documents of one piece; its `position` counts from the start of the source.
+    """Streams the documents of one piece, cut into sentences.
 
     All pieces of a source in order give the documents of the source as a whole, except that a
     document of more than 16 MB may be cut elsewhere.
@@ -57,8 +42,8 @@ def read_piece(piece: Piece, options: CorpusOptions) -> Iterator[Document]:
     name = piece.source.name
     if piece.source.format == "tfds":
         dataset = find_dataset(name, options.tfds_data_dir)
-        for text, position in dataset.texts(options.text_field, piece.start, piece.stop):
-            yield from _documents(text, options, position)
+        for text in dataset.texts(options.text_field, piece.start, piece.stop):
+            yield from _documents(text, options)
         return
     if piece.source.format == "parquet":
         yield from _read_parquet(piece, options)
@@ -101,7 +86,7 @@ def _read_lines(file: TextFile, options: CorpusOptions) -> Iterator[Document]:
                     _sentences([line], options) if len(line) > MAX_SENTENCE_CHARACTERS else [line]
                 )
             ]
-        yield Document(sentences, file.position, cut)
+        yield Document(sentences, cut)
 
 
 def _read_prose(file: TextFile, options: CorpusOptions) -> Iterator[Document]:
@@ -110,11 +95,11 @@ def _read_prose(file: TextFile, options: CorpusOptions) -> Iterator[Document]:
     characters = 0
     for lines, _ in _groups(file.lines(), MAX_PARAGRAPH_CHARACTERS):
         if characters > MAX_DOCUMENT_CHARACTERS:
-            yield Document(_sentences(paragraphs, options), file.position, cut=True)
+            yield Document(_sentences(paragraphs, options), cut=True)
             paragraphs, characters = [], 0
         paragraphs.append(" ".join(lines))
         characters += len(paragraphs[-1])
-    yield Document(_sentences(paragraphs, options), file.position)
+    yield Document(_sentences(paragraphs, options))
 
 
 def _read_jsonl(file: TextFile, options: CorpusOptions) -> Iterator[Document]:
@@ -123,23 +108,20 @@ def _read_jsonl(file: TextFile, options: CorpusOptions) -> Iterator[Document]:
         if line.strip():
             text = _json_text(line, options.text_field, file)
             del line  # it may be 200 MB
-            yield from _documents(text, options, file.position)
+            yield from _documents(text, options)
 
 
 def _read_parquet(piece: Piece, options: CorpusOptions) -> Iterator[Document]:
     """A document from each row."""
     with ParquetText(piece.source.name) as file:
-        stop = file.row_groups if piece.stop is None else piece.stop
-        for group in range(piece.start, stop):
-            position = piece.source.bytes * (group + 1) // file.row_groups
-            for text in file.texts(options.text_field, group, group + 1):
-                yield from _documents(text, options, position)
+        for text in file.texts(options.text_field, piece.start, piece.stop):
+            yield from _documents(text, options)
 
 
-def _documents(text: str, options: CorpusOptions, position: int) -> Iterator[Document]:
+def _documents(text: str, options: CorpusOptions) -> Iterator[Document]:
     """The document of a text, or several if it is too long for the memory."""
     for part, more in _cut_text(text, MAX_DOCUMENT_CHARACTERS):
-        yield Document(_sentences(part.split("\n"), options), position, more)
+        yield Document(_sentences(part.split("\n"), options), more)
 
 
 def _cut_text(text: str, limit: int) -> Iterator[tuple[str, bool]]:

@@ -60,11 +60,6 @@ class TextFile:
         elif start:
             self._raw.seek(start)
 
-    @property
-    def position(self) -> int:
-        """Bytes read of the file as it lies on the disk."""
-        return self._raw.tell()
-
     def lines(self, whole: bool = False) -> Iterator[str]:
         """The lines without their ends, which are LF, CR LF or CR; a byte order mark is accepted.
 

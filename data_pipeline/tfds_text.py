@@ -39,13 +39,8 @@ class TfdsDataset:
             size += info.num_bytes * (end - begin) / max(info.num_examples, 1)
         self.bytes = max(int(size), self.examples)
 
-    def texts(
-        self, field: str, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[str, int]]:
+    def texts(self, field: str, start: int = 0, stop: int | None = None) -> Iterator[str]:
         """The texts of the examples from `start` up to `stop`, in their order on the disk.
-
-        Yields:
-            the text, and about how many bytes of the split end with it.
 
         Raises:
             DataError: there is no such text field, or a text is not UTF-8.
@@ -67,7 +62,7 @@ class TfdsDataset:
                     f"{self._name}, split {self._split}, example {number}: byte {error.start} of "
                     f"{field!r} is not UTF-8"
                 ) from error
-            yield self._running_text(text), self.bytes * number // self.examples
+            yield self._running_text(text)
 
     def _contents(self, field: str, start: int, stop: int) -> Iterator[bytes]:
         """The field of the examples from `start` up to `stop`."""

@@ -10,9 +10,9 @@ import zstandard
 
 from data_pipeline import documents
 from data_pipeline.corpora import CorpusOptions, detect_format, find_sources
-from data_pipeline.documents import read_documents
 from data_pipeline.errors import DataError, UsageError
 from data_pipeline.sentences import split_sentences
+from tests.data_pipeline.corpus import read_corpus
 
 DOCUMENTS = [
     ["The cat sat.", "It was warm.", "“Why?” asked the dog."],
@@ -36,7 +36,7 @@ PROSE_SENTENCES = [
 
 def read(inputs: str, **options: str) -> list[list[str]]:
     corpus = CorpusOptions(inputs, **options)
-    return [document.sentences for document in read_documents(find_sources(corpus), corpus)]
+    return read_corpus(corpus)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
@@ -133,17 +133,6 @@ def test_inputs_are_globs_and_each_file_is_read_once(tmp_path: Path) -> None:
     inputs = f"{tmp_path}/b.txt, {tmp_path}/**/?.txt,{tmp_path}/odd [1].txt"
     names = [Path(source.name).name for source in find_sources(CorpusOptions(inputs))]
     assert names == ["b.txt", "a.txt", "c.txt", "odd [1].txt"]
-
-
-def test_positions_add_up_over_files(tmp_path: Path) -> None:
-    for name in ("a.txt", "b.txt.gz"):
-        text = LINES.encode()
-        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
-    corpus = CorpusOptions(f"{tmp_path}/*")
-    sources = find_sources(corpus)
-    positions = [document.position for document in read_documents(sources, corpus)]
-    assert positions == sorted(positions)
-    assert positions[-1] == sum(source.bytes for source in sources)
 
 
 def test_inputs_that_lead_nowhere(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from data_pipeline import corpora, documents, text_files
 from data_pipeline.corpora import CorpusOptions, Source, cut_units, find_sources
-from data_pipeline.documents import read_documents, read_piece
+from data_pipeline.documents import read_piece
 from data_pipeline.prepare import prepare, summary
 from data_pipeline.wordpiece import WordPieceTokenizer
+from tests.data_pipeline.corpus import read_corpus
 from tests.data_pipeline.test_prepare import decoded
 
 TEXTS = {
@@ -47,7 +48,7 @@ def test_units_of_lines_are_the_whole_file(
     path = tmp_path_factory.getbasetemp() / "lines.txt"
     path.write_bytes(end.join(lines).encode())
     corpus = CorpusOptions(str(path), format="lines")
-    whole = [document.sentences for document in read_documents(find_sources(corpus), corpus)]
+    whole = read_corpus(corpus)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpora, "_UNIT_BYTES", (unit, unit))
         assert read_units(corpus) == whole
@@ -62,7 +63,7 @@ def test_units_of_json_are_the_whole_file(
     (tmp_path / "a.jsonl").write_text(content)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content.encode()))
     corpus = CorpusOptions(f"{tmp_path}/*")
-    whole = [document.sentences for document in read_documents(find_sources(corpus), corpus)]
+    whole = read_corpus(corpus)
     assert [" ".join(sentences) for sentences in whole] == [text.strip() for text in texts] * 2
     monkeypatch.setattr(corpora, "_UNIT_BYTES", (unit, unit))
     assert read_units(corpus) == whole

@@ -55,18 +55,6 @@ def test_several_archives_in_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_the_position_goes_to_the_size_of_the_file(tmp_path: Path, suffix: str) -> None:
-    random = np.random.default_rng(0)
-    content = b"\n".join(random.bytes(30).hex().encode() for _ in range(60_000))
-    path = write(tmp_path / f"text.txt{suffix}", content)
-    with TextFile(path) as file:
-        positions = [file.position for _ in file.lines()]
-    assert positions == sorted(positions)
-    assert positions[0] < positions[-1]
-    assert positions[-1] == path.stat().st_size
-
-
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_bytes_that_are_not_utf8_are_located(tmp_path: Path, suffix: str, mark: bytes) -> None:
     content = mark + "first\nsecönd\nthi".encode() + b"\xe9rd\n"

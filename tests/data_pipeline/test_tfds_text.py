@@ -8,8 +8,9 @@ import pytest
 
 from data_pipeline import corpora
 from data_pipeline.corpora import CorpusOptions, cut_units, find_sources
-from data_pipeline.documents import read_documents, read_piece
+from data_pipeline.documents import read_piece
 from data_pipeline.errors import DataError, UsageError
+from tests.data_pipeline.corpus import read_corpus
 
 # TFDS calls parts of protobuf that are going away.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 def read(name: str, **options: str) -> list[list[str]]:
     corpus = CorpusOptions(name, **options)
-    return [document.sentences for document in read_documents(find_sources(corpus), corpus)]
+    return read_corpus(corpus)
 
 
 @pytest.fixture(scope="module")
