@@ -119,7 +119,7 @@ def _column(plan: Plan, phase: PhasePlan) -> dict[str, str]:
         return cells
     memory, time = phase.estimate.memory, phase.estimate.time
     for name in MEMORY_PARTS:
-        cells[f"  {name}"] = f"{getattr(memory, name) / GIB:.2f}"
+        cells[f"  {name}, GiB"] = f"{getattr(memory, name) / GIB:.2f}"
     cells["TFLOP a step"] = f"{phase.flops / 1e12:.1f}"
     cells["step, ms"] = f"{time.total * 1e3:.2f}"
     for kind in KINDS:

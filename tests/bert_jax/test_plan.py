@@ -63,7 +63,6 @@ def test_the_table_says_what_it_is_and_adds_up(planned):
     text = report.as_text(planned)
     assert text.startswith("bert-base on v4-32: 16 chips (2x2x4), 4 hosts, 16 devices of 32 GiB")
     assert "nothing was measured" in text
-    rows = {line[:24].strip(): line[24:].split() for line in text.split("\n")}
     assert "256 x 128" in text and "256 x 512" in text
     assert "6.00 of 31.75" in text
     step = next(line for line in text.split("\n") if line.startswith("step, ms"))
@@ -74,7 +73,7 @@ def test_the_table_says_what_it_is_and_adds_up(planned):
     ]
     assert float(step.split()[-1]) == pytest.approx(sum(parts), abs=0.05)
     assert "$" in text and "calibration: large, 448 x 512, on v3-32" in text
-    assert rows
+    assert any(line.split()[:2] == ["optimizer,", "GiB"] for line in text.split("\n"))
 
 
 def test_json_and_picture(planned, tmp_path):
@@ -208,7 +207,7 @@ def test_what_was_compiled_once_is_kept(make_recipe, monkeypatch, tmp_path):
     assert compile_step(small) == first
     assert len(calls) == len(said) == 1 and said[0].startswith("compiling 2 layers, 16 x 32")
     compile_step(small, find_slice("v5e-16"))
-    compile_step(dataclasses.replace(small, accumulation=2))
+    compile_step(dataclasses.replace(small, seed=small.seed + 1))
     assert len(calls) == 3
     monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.51")
     compile_step(small)
