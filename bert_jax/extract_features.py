@@ -97,8 +97,10 @@ def extract(
         max_length: tokens a line at most; what is beyond is lost and counted.
         batch_tokens: tokens on the device at a time, padding included.
     """
-    config, params = model.config, add_fresh_heads(model.config, model.params)[0]
-    tokenizer, mesh = model.tokenizer, partitioning.make_mesh(MeshConfig())
+    config, params, tokenizer, missing = model
+    if "pooler" in missing:  # nobody will ask it
+        params, _ = add_fresh_heads(config, params)
+    mesh = partitioning.make_mesh(MeshConfig())
     params = {name: params[name] for name in ENCODER_PARTS}
     params = jax.device_put(params, partitioning.state_shardings(mesh, params))
     vectors = functools.partial(_vectors, config, kind, _from_embeddings(config, layers), params)

@@ -83,6 +83,12 @@ def test_sentence_vectors(model) -> None:
     np.testing.assert_allclose(mean, layers[[2, 1]].mean(axis=1), atol=2e-6)
 
 
+def test_a_model_without_a_pooler_has_all_vectors_but_its_own(model) -> None:
+    params = {name: value for name, value in model.params.items() if name not in ("pooler", "mlm")}
+    bare = model._replace(params=params, missing=("pooler", "mlm"))
+    np.testing.assert_array_equal(run(bare)[0].vectors, run(model)[0].vectors)
+
+
 def test_words_have_the_vector_of_their_first_piece(model) -> None:
     lines = ["Ships  sailed\u3000across.\u200b \u200b it", "is ||| it, \u00ad"]
     words, tokens = run(model, lines, "words"), run(model, lines)
