@@ -51,15 +51,6 @@ RESUME_STEP = 900_000
 DEVICE_SECONDS = 0.002
 _ROUND_TOKENS = 1 << 22
 
-_STORE = flags.DEFINE_string("store", "", "Store to read; empty: one of random text is made.")
-_TOKENS = flags.DEFINE_integer("tokens", 100_000_000, "Size of that store.", lower_bound=100_000)
-_FOLDER = flags.DEFINE_string("folder", None, "Where it is made, and deleted afterwards.")
-_LENGTHS = flags.DEFINE_list("lengths", ["128", "512"], "Tokens in an example.")
-_CORES = flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores to measure on.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds that are timed.", lower_bound=1)
-_PEERS = flags.DEFINE_list("peers", ["grain", "literal"], "Peers to time as well.")
-_TASK = flags.DEFINE_string("task", "", "For the benchmark itself: the part that a process does.")
-
 
 def time_in_turns(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, dict[str, float]]:
     """Tokens a second of each side, by the clock and by processor time: medians over rounds.
@@ -290,4 +281,16 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    _STORE = flags.DEFINE_string("store", "", "Store to read; empty: one of random text is made.")
+    _TOKENS = flags.DEFINE_integer(
+        "tokens", 100_000_000, "Size of that store.", lower_bound=100_000
+    )
+    _FOLDER = flags.DEFINE_string("folder", None, "Where it is made, and deleted afterwards.")
+    _LENGTHS = flags.DEFINE_list("lengths", ["128", "512"], "Tokens in an example.")
+    _CORES = flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores to measure on.")
+    _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds that are timed.", lower_bound=1)
+    _PEERS = flags.DEFINE_list("peers", ["grain", "literal"], "Peers to time as well.")
+    _TASK = flags.DEFINE_string(
+        "task", "", "For the benchmark itself: the part that a process does."
+    )
     run_command(main)

@@ -38,19 +38,6 @@ from data_pipeline.errors import UsageError, run_command
 ROUND_SECONDS = 0.2  # a round lasts at least so long, or the clock and the host would count too
 PEERS = ("torch", "torch_gathered")
 
-_SIZE = flags.DEFINE_string("size", "mini", "Model: tiny, mini, small, medium, base or large.")
-_LENGTH = flags.DEFINE_integer("length", 128, "Tokens in a sequence.", lower_bound=8)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Sequences in a batch.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "auto", ("auto", "float32", "bfloat16"), "auto: float32 on a CPU, bfloat16 elsewhere."
-)
-_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 30522, "Entries of the vocabulary.")
-_UNROLL = flags.DEFINE_integer("unroll", 0, "Layers in an iteration; 0: all.", lower_bound=0)
-_REMAT = flags.DEFINE_bool("remat", False, "Recompute activations backwards.")
-_ACCUMULATION = flags.DEFINE_integer("accumulation", 1, "Parts of a batch.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 10, "Rounds that are timed.", lower_bound=1)
-_COMPARE = flags.DEFINE_list("compare", [], f"Peers to time as well: {', '.join(PEERS)}.")
-
 Step = Callable[[], Any]  # dispatches one training step
 Wait = Callable[[], Any]  # returns when all that was dispatched is done
 
@@ -283,4 +270,19 @@ def _peer_versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    _SIZE = flags.DEFINE_string("size", "mini", "Model: tiny, mini, small, medium, base or large.")
+    _LENGTH = flags.DEFINE_integer("length", 128, "Tokens in a sequence.", lower_bound=8)
+    _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Sequences in a batch.", lower_bound=1)
+    _DTYPE = flags.DEFINE_enum(
+        "dtype",
+        "auto",
+        ("auto", "float32", "bfloat16"),
+        "auto: float32 on a CPU, bfloat16 elsewhere.",
+    )
+    _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 30522, "Entries of the vocabulary.")
+    _UNROLL = flags.DEFINE_integer("unroll", 1, "Layers in an iteration; 0: all.", lower_bound=0)
+    _REMAT = flags.DEFINE_bool("remat", False, "Recompute activations backwards.")
+    _ACCUMULATION = flags.DEFINE_integer("accumulation", 1, "Parts of a batch.", lower_bound=1)
+    _ROUNDS = flags.DEFINE_integer("rounds", 10, "Rounds that are timed.", lower_bound=1)
+    _COMPARE = flags.DEFINE_list("compare", [], f"Peers to time as well: {', '.join(PEERS)}.")
     run_command(main)
