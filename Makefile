@@ -32,7 +32,7 @@ pip_install = set -o pipefail; \
 .PHONY: help setup demo test lint parity soak bench plan plan-test plan-all clean
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-14s%s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-16s%s\n", $$1, $$2}'
 
 setup: $(SETUP) ## build .venv, or bring it up to date
 
