@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 # `make PYTHON=python3.12 setup` chooses one; the first that fits is taken.
 PYTHON ?= python3 python3.13 python3.12 python3.11 python
-EXTRAS := data,report,test
+EXTRAS := data,features,finetune,report,test
 # A name of its own: a comma inside `call` would start another argument.
 PARITY_EXTRAS := $(EXTRAS),parity
 PLAN_EXTRAS := $(EXTRAS),plan

@@ -43,6 +43,16 @@ def test_the_page_on_dependencies_says_what_is_installed() -> None:
     }
 
 
+def test_make_setup_installs_what_make_test_needs() -> None:
+    """Every extra but those with targets of their own."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    found = re.search(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert found is not None
+    wanted = set(parser["options.extras_require"]) - {"parity", "plan"}
+    assert set(found[1].split(",")) == wanted
+
+
 @pytest.mark.parametrize("name", sorted(declared()))
 def test_pins_are_within_their_ranges(name: str) -> None:
     assert pins()[name] in declared()[name].specifier
