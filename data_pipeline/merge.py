@@ -19,16 +19,21 @@ from data_pipeline.store import StoreWriter
 HASHES = 1 << 64
 
 
-def _column(path: Path, name: str) -> np.ndarray:
-    with Part(path) as part:
-        return part.column(name)
-
-
 def hash_range(paths: Sequence[Path], drops: Drops) -> tuple[int, int]:
-    """Smallest and largest text hash of the documents that stay; (HASHES, -1) if none does."""
+    """Smallest and largest text hash of the documents that stay; (HASHES, -1) if none does.
+
+    A document that loses all its sentences does not stay.
+    """
     smallest, largest = HASHES, -1
-    for path, dropped in zip(paths, drops.documents, strict=True):
-        hashes = _column(path, "text_hashes")[~dropped]
+    for number, (path, dropped) in enumerate(zip(paths, drops.documents, strict=True)):
+        stay = ~dropped
+        with Part(path) as part:
+            hashes = part.column("text_hashes")
+            if drops.sentences and len(stay):
+                lengths = part.column("document_lengths")
+                starts = np.cumsum(lengths) - lengths
+                stay &= ~np.logical_and.reduceat(drops.sentences(number), starts)
+        hashes = hashes[stay]
         if len(hashes):
             smallest = min(smallest, int(hashes.min()))
             largest = max(largest, int(hashes.max()))
@@ -115,5 +120,5 @@ def _add_block(
         tokens = block.tokens[np.repeat(sentences, block.sentence_lengths)]
         writer.add_documents(split, tokens, block.sentence_lengths[sentences], left[documents])
         totals.unknown_tokens += int(np.count_nonzero(tokens == unknown))
-    totals.characters += int(block.characters[left > 0].sum())
+    totals.characters += int(block.characters[stay].sum())
     totals.dropped_documents += int(np.count_nonzero(left == 0))

@@ -27,6 +27,7 @@ from data_pipeline.store_statistics import sentence_hashes
 from data_pipeline.tokenizers import Tokenizer
 
 _CHUNK_CHARACTERS = 1 << 22
+_OVERHEAD = 32  # characters that would take as much memory as a sentence or document of none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Block:
     tokens: np.ndarray  # uint16 or uint32 [tokens]
     sentence_lengths: np.ndarray  # int32 [sentences], in tokens
     document_lengths: np.ndarray  # int32 [documents], in sentences
-    characters: np.ndarray  # int32 [documents]
+    characters: np.ndarray  # int32 [sentences]
     text_hashes: np.ndarray  # uint64 [documents], of the text: choose the split
     token_hashes: np.ndarray  # uint64 [documents], of the token ids: tell copies
     # Empty where the job does not ask for them.
@@ -106,12 +107,12 @@ def _add(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Groups of documents with about four million characters."""
+    """Groups of documents with about four million characters, fewer if they are many."""
     chunk: list[Document] = []
     characters = 0
     for document in documents:
         chunk.append(document)
-        characters += sum(map(len, document.sentences))
+        characters += sum(len(sentence) + _OVERHEAD for sentence in document.sentences) + _OVERHEAD
         if characters > _CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
@@ -124,30 +125,32 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, counts: Counts) 
     ids = iter(tokenizer.encode_batch([s for document in documents for s in document.sentences]))
     tokens: list[np.ndarray] = []
     lengths: list[int] = []
-    rows: list[tuple[int, int, int, int]] = []
+    characters: list[int] = []
+    rows: list[tuple[int, int, int]] = []
     for document in documents:
-        encoded = [sentence for _ in document.sentences if (sentence := next(ids))]
+        found = [(text, sentence) for text in document.sentences if (sentence := next(ids))]
         text = "\n".join(document.sentences)
         counts.cut_documents += document.cut
         counts.nul_characters += text.count("\0")
-        if not encoded:
+        if not found:
             counts.empty_documents += 1
             continue
-        sizes = list(map(len, encoded))
-        array = np.fromiter(itertools.chain.from_iterable(encoded), np.int64, sum(sizes))
+        sizes = [len(sentence) for _, sentence in found]
+        every = itertools.chain.from_iterable(sentence for _, sentence in found)
+        array = np.fromiter(every, np.int64, sum(sizes))
         array = array.astype(token_type(tokenizer.vocab_size))
         tokens.append(array)
         lengths += sizes
-        characters = len(text) - len(document.sentences) + 1
-        rows.append((len(sizes), characters, _hash(text.encode()), _hash(array.tobytes())))
-    columns = list(zip(*rows, strict=True)) or [()] * 4
+        characters += [len(sentence) for sentence, _ in found]
+        rows.append((len(sizes), _hash(text.encode()), _hash(array.tobytes())))
+    columns = list(zip(*rows, strict=True)) or [()] * 3
     return Block(
         np.concatenate(tokens or [np.zeros(0, token_type(tokenizer.vocab_size))]),
         np.array(lengths, np.int32),
         np.array(columns[0], np.int32),
-        np.array(columns[1], np.int32),
+        np.array(characters, np.int32),
+        np.array(columns[1], np.uint64),
         np.array(columns[2], np.uint64),
-        np.array(columns[3], np.uint64),
         signatures=np.zeros((0, SLOTS), np.uint16),
         bands=np.zeros((0, BANDS), np.uint64),
         sentence_hashes=np.zeros(0, np.uint64),

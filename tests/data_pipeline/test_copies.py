@@ -9,7 +9,9 @@ import pytest
 
 from data_pipeline import copies, equal_hashes, near_copies
 from data_pipeline.corpora import CorpusOptions
+from data_pipeline.documents import Document
 from data_pipeline.errors import UsageError
+from data_pipeline.parts import Counts, encode
 from data_pipeline.prepare import prepare, summary
 from data_pipeline.store import Store
 from data_pipeline.wordpiece import WordPieceTokenizer
@@ -102,6 +104,25 @@ def test_often_repeated_sentences_are_kept_once(
     assert counts["dropped_documents"] == 1  # the one that held nothing else
     first = next(document for document in decoded(store, "train") if often in document)
     assert first in documents[:4]  # one of the first documents of the four files
+
+
+def test_each_split_keeps_a_document_when_sentences_are_dropped(
+    tmp_path: Path, words: WordPieceTokenizer
+) -> None:
+    random = np.random.default_rng(0)
+    often = sentence(random)
+    documents = [[often, sentence(random)] for _ in range(4)]
+    hashes = [encode([Document(d)], words, Counts()).text_hashes[0] for d in documents]
+    # A document that loses all it has, and would be the one that is held out.
+    gone = next(
+        document
+        for document in ([often] * times for times in range(1, 200))
+        if encode([Document(document)], words, Counts()).text_hashes[0] < min(hashes)
+    )
+    store = make(tmp_path, [*documents, gone], words, repeated_sentences=1)
+    assert len(decoded(store, "train")) == 3 and len(decoded(store, "validation")) == 1
+    counts = store.manifest["counts"]
+    assert counts["characters"] == sum(len(line) for d in texts(store) for line in d)
 
 
 def test_sentences_of_dropped_copies_do_not_count(
