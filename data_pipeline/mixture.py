@@ -122,6 +122,7 @@ class MixedStream:
         self._quotas = np.array(quotas)
         self._ends = np.cumsum(self._quotas)
         self._seed = seed
+        self.length = streams[0].length
         self.examples = max(
             1,
             min(

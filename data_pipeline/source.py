@@ -38,7 +38,7 @@ from data_pipeline.walk import PASSES, SECTIONS, Walk, section_offsets
 _READERS = ("auto", "tf.data", "threads")
 _THREADS = 2
 _AHEAD = 4  # blocks made ahead of the one in use
-_BLOCK_ROWS = 1024  # at least, made in one call: on few rows NumPy only gets started
+_BLOCK_TOKENS = 1 << 20  # at least, made in one call: on few NumPy only gets started
 _MIN_LENGTHS = {"next_sentence": 5, "sentence_order": 5, "none": 3}  # [CLS] A [SEP] B [SEP]
 _MAX_MAPPED_BYTES = 512 << 20  # larger files are read so that they do not become resident
 
@@ -74,6 +74,7 @@ class Stream(Protocol):
     """An endless stream of examples; the first `examples` are there until a text begins anew."""
 
     examples: int
+    length: int  # tokens of an example
 
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
         """The examples at the places `numbers` (int64 [batch], from 0)."""
@@ -124,7 +125,7 @@ class ExampleStream:
         )
         self._special = special
         self._vocab_size = vocab_size
-        self._length = length
+        self.length = length
         self._seed = seed
         self._continuation = continuation if options.whole_word else None
         self._options = options
@@ -142,7 +143,7 @@ class ExampleStream:
         """What cuts the split into chunks, and into how many different passes."""
         split, options = self._split, self._options
         if options.pairs == "none":
-            return Packing(split, self._length), 1
+            return Packing(split, self.length), 1
         sections = kept.load(SECTIONS)
         if sections is None:
             sections = kept.keep(SECTIONS, section_offsets(split))
@@ -150,7 +151,7 @@ class ExampleStream:
         walk = Walk(
             split.sentence_offsets,
             sections,
-            self._length,
+            self.length,
             options.short_sequence_probability,
             swaps=options.pairs == "sentence_order",
         )
@@ -169,18 +170,18 @@ class ExampleStream:
         epochs, chunk = self._order.locate(numbers)
         copies = self._options.dupe_factor
         name = (epochs % copies, chunk) if copies else (numbers,)
-        keys = bits(self._seed, self._length, *name)
+        keys = bits(self._seed, self.length, *name)
         found = self._order.find(epochs, chunk)
         if isinstance(found, Packs):
             tokens, (places,) = self._tokens_of((found.start, found.stop - found.start))
-            batch = assemble_packs(self._split, found, tokens, places, self._special, self._length)
+            batch = assemble_packs(self._split, found, tokens, places, self._special, self.length)
         else:
-            pairs = make_pairs(self._split, found, self._length, keys)
+            pairs = make_pairs(self._split, found, self.length, keys)
             tokens, (a, b) = self._tokens_of(
                 (pairs.a_start, pairs.a_length), (pairs.b_start, pairs.b_length)
             )
             pairs = dataclasses.replace(pairs, a_start=a, b_start=b)
-            batch = assemble(tokens, pairs, self._special, self._length)
+            batch = assemble(tokens, pairs, self._special, self.length)
         if self._is_large:
             release(self._split.sentence_offsets, self._split.document_offsets)
             self._order.release()
@@ -191,7 +192,7 @@ class ExampleStream:
                 f"{self._vocab_size:,} entries: it is damaged; copy it again or prepare it again"
             )
         mask_tokens(batch, self._special, self._vocab_size, keys, self._continuation)
-        return {name: batch[name] for name in BatchSpec(len(numbers), self._length).features()}
+        return {name: batch[name] for name in BatchSpec(len(numbers), self.length).features()}
 
     def _tokens_of(
         self, *ranges: tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -232,7 +233,7 @@ def batches(
     if reader == "auto":
         reader = "tf.data" if importlib.util.find_spec("tensorflow") else "threads"
     wanted = np.asarray(rows, np.int64)
-    together = max(1, _BLOCK_ROWS // len(wanted))
+    together = max(1, _BLOCK_TOKENS // (len(wanted) * stream.length))
     starts = range(first_step, last_step, together)
 
     def make(start: int) -> Batch:

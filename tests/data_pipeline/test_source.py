@@ -122,6 +122,8 @@ def test_the_stream_never_changes(length: int, whole_word: bool, digest: str) ->
 class Broken:
     """A stream that fails in the third block of 1,024 rows."""
 
+    length = 1024  # blocks of 1,024 rows
+
     def batch(self, numbers: np.ndarray) -> Batch:
         if 2500 in numbers:
             raise DataError("the store is gone")
