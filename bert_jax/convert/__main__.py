@@ -4,8 +4,8 @@
     python -m bert_jax.convert --from=orbax --to=huggingface --source=runs/demo --target=export
     python -m bert_jax.convert --from=google --to=orbax --source=DIR --target=runs/imported
 
-`orbax` is a run directory. One made from another format holds the weights as step 0: start from it
-with `--config.init_from=runs/imported`.
+`orbax` is a run directory; of a fine-tuning run the task's head goes along. One made from another
+format holds the weights as step 0: start from it with `--config.init_from=runs/imported`.
 """
 
 import sys

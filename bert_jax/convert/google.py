@@ -89,6 +89,28 @@ def export_google(
     Raises:
         DataError: the original has no such model or tokenizer.
     """
+    write_google(config, export_tensors(config, params, GOOGLE), tokenizer, card, target)
+
+
+def write_google(
+    config: BertConfig,
+    tensors: dict[str, np.ndarray],
+    tokenizer: Tokenizer,
+    card: str,
+    target: Path,
+) -> None:
+    """Writes the files of a Google directory; `target` is made and must be empty.
+
+    Args:
+        config: the model.
+        tensors: under their names.
+        tokenizer: the one the model was trained with.
+        card: content of README.md.
+        target: directory.
+
+    Raises:
+        DataError: the original has no such model or tokenizer.
+    """
     if tokenizer.kind != "wordpiece":
         raise DataError(
             f"the model has a {tokenizer.kind} tokenizer, which the original cannot read: it takes "
@@ -100,7 +122,6 @@ def export_google(
             "they do not belong together"
         )
     content = to_google_config(config)
-    tensors = export_tensors(config, params, GOOGLE)
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save(target)
     (target / CONFIG).write_text(json.dumps(content, indent=2) + "\n", "utf-8")

@@ -106,15 +106,37 @@ def export_huggingface(
     Raises:
         DataError: model, parameters and tokenizer do not belong together.
     """
-    if tokenizer.vocab_size != config.vocab_size:
-        raise DataError(
-            f"the tokenizer has {tokenizer.vocab_size} entries and the model {config.vocab_size}: "
-            "they do not belong together"
-        )
     tensors = export_tensors(config, params, HUGGINGFACE)
     content = to_huggingface_config(config, tokenizer.special.pad, params.keys())
+    write_huggingface(content, tensors, tokenizer, card, target)
+
+
+def write_huggingface(
+    content: dict[str, Any],
+    tensors: dict[str, np.ndarray],
+    tokenizer: Tokenizer,
+    card: str,
+    target: Path,
+) -> None:
+    """Writes the files of a Hugging Face directory; `target` is made and must be empty.
+
+    Args:
+        content: of config.json.
+        tensors: under their names.
+        tokenizer: the one the model was trained with.
+        card: content of README.md.
+        target: directory.
+
+    Raises:
+        DataError: model and tokenizer do not belong together.
+    """
+    if tokenizer.vocab_size != content["vocab_size"]:
+        raise DataError(
+            f"the tokenizer has {tokenizer.vocab_size} entries and the model "
+            f"{content['vocab_size']}: they do not belong together"
+        )
     target.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(tokenizer, target, max_length=config.max_positions)
+    write_tokenizer(tokenizer, target, max_length=content["max_position_embeddings"])
     (target / "config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     (target / "README.md").write_text(card, "utf-8")
     weights = target / "model.safetensors"

@@ -41,7 +41,8 @@ def load_pretrained(
     """Model, parameters and tokenizer of a run, a Hugging Face or a Google directory.
 
     Args:
-        directory: the model; of a run its newest good checkpoint.
+        directory: the model; of a run its newest good checkpoint, of a fine-tuning run the encoder
+            of its best one.
         heads: those of `HEADS` that must be there.
         source_format: of `FORMATS`; None finds it out.
 
@@ -82,11 +83,15 @@ def find_format(directory: Path) -> str:
     """
     has_google, has_other = ((directory / name).exists() for name in (CONFIG, "config.json"))
     if not has_google and not has_other:
+        if seeds := sorted(path.parent.name for path in directory.glob("seed-*/config.json")):
+            raise DataError(
+                f"{directory} holds the runs of several seeds: name one, {' or '.join(seeds)} in it"
+            )
         raise DataError(
             f"{directory} holds no model: expected a run directory or a Hugging Face directory, "
             f"both with a config.json, or a Google directory with a {CONFIG}"
         )
-    if has_other and "config" in read_json(directory / "config.json"):
+    if has_other and {"config", "finetune"} & read_json(directory / "config.json").keys():
         return "orbax"
     return "google" if has_google and not _has_huggingface_weights(directory) else "huggingface"
 

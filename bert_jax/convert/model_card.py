@@ -3,6 +3,7 @@
 
 import importlib.metadata
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from data_pipeline.mixture import BLOCK, open_mixture
 
 SOURCE_CARD = "SOURCE_README.md"  # the card that came with weights of another origin
 
-_FRONT_MATTER = """---
+FRONT_MATTER = """---
 library_name: transformers
 pipeline_tag: {task}
 {licence}tags:
@@ -69,14 +70,14 @@ def model_card(source: Path, target: Path, found: Pretrained, target_format: str
     sections = [
         f"# {recipe.get('name', target.name)}\n",
         _origin(described, carried),
-        _table("Model", _model_rows(found.config, summary)),
+        table("Model", model_rows(found.config, summary)),
         _use(found, target.name, target_format),
         _parts(found),
     ]
     if target_format == "huggingface":
-        sections.insert(0, _FRONT_MATTER.format(task=_task(found), licence=_source_licence(source)))
+        sections.insert(0, FRONT_MATTER.format(task=_task(found), licence=_source_licence(source)))
     if "phases" in recipe:
-        sections.append(_table("Training", _recipe_rows(recipe, summary)))
+        sections.append(table("Training", _recipe_rows(recipe, summary)))
         sections.append(_data(recipe["data"]["store"]))
     if "validation_by_length" in summary:
         sections.append(_figures(summary["validation_by_length"]))
@@ -114,12 +115,14 @@ def _parts(found: Pretrained) -> str:
     return text + "\n"
 
 
-def _table(title: str, rows: dict[str, Any]) -> str:
+def table(title: str, rows: Mapping[str, Any]) -> str:
+    """A section with a table of names and values."""
     lines = [f"## {title}\n", "| | |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])
 
 
-def _model_rows(config: BertConfig, summary: dict[str, Any]) -> dict[str, Any]:
+def model_rows(config: BertConfig, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's sizes."""
     rows: dict[str, Any] = {
         "layers": config.num_layers,
         "hidden size": config.hidden_size,
@@ -172,7 +175,7 @@ def _data(store: str) -> str:
         for split, counts in manifest["splits"].items():
             text = f"{counts['documents']:,} documents, {counts['tokens']:,} tokens"
             rows[f"{corpus}, {split}"] = text
-    return _table("Data and licence", rows)
+    return table("Data and licence", rows)
 
 
 def _figures(by_length: dict[str, dict[str, float]]) -> str:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run directories as a format to convert from and to: Orbax checkpoint, config.json, tokenizer.
 
+Of a fine-tuning run `load_run` takes the encoder; its head goes with `bert_jax.convert.finetuned`.
+
 A run made from imported weights holds them as step 0 and has no recipe. It is there to start from
 (`--config.init_from=RUN`), to score and to ask; training cannot be resumed in it.
 """
@@ -16,30 +18,34 @@ from jax.sharding import SingleDeviceSharding
 from bert_jax import run_directory
 from bert_jax.checkpoint import Checkpoints, load_params
 from bert_jax.config import BertConfig
+from bert_jax.convert.finetuned import load_finetuned
 from bert_jax.convert.mapping import Parameters
-from bert_jax.model import init_params
+from bert_jax.model import ENCODER_PARTS, init_params
 from bert_jax.typed_mapping import build
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizers import Tokenizer, load_tokenizer
 
 
 def load_run(directory: Path) -> tuple[BertConfig, Parameters, Tokenizer]:
-    """Model, parameters of the newest good step, and tokenizer of a run.
+    """Model, parameters of the newest good step (fine-tuned: the best), and tokenizer of a run.
 
-    Heads that the run's record calls random are left out.
+    Heads that the run's record calls random are left out, and that of a fine-tuned model.
 
     Raises:
         DataError: there is no run, or nothing in it can be trusted.
     """
     described = run_directory.read_config(directory)
+    if "finetune" in described:
+        config, params, tokenizer, *_ = load_finetuned(directory)
+        return config, {part: params[part] for part in ENCODER_PARTS}, tokenizer
     if "model" not in described.get("config", {}):
         raise DataError(
             f"{directory / 'config.json'} describes no run; if this is a Hugging Face directory, "
             "say so with --from=huggingface"
         )
-    config: BertConfig = build(BertConfig, described["config"]["model"], "model")
+    config = build(BertConfig, described["config"]["model"], "model")
     shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    device = SingleDeviceSharding(jax.devices()[0])
+    device = SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
     )

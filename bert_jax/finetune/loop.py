@@ -23,9 +23,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bert_jax import partitioning, run_directory
 from bert_jax.checkpoint import Checkpoints, load_params
 from bert_jax.config import BertConfig
+from bert_jax.convert.finetuned import finetuned_shapes
 from bert_jax.finetune import directory, predictions
 from bert_jax.finetune.config import FinetuneConfig, words
-from bert_jax.finetune.source import finetuned_shapes, load_encoder
+from bert_jax.finetune.source import load_encoder
 from bert_jax.finetune.step import (
     init_finetune_state,
     make_finetune_optimizer,

@@ -2,10 +2,14 @@
 """A pre-trained model of a few kilobytes and labelled files that it learns within seconds."""
 
 import copy
+import json
+from types import SimpleNamespace
 
 import numpy as np
 
+from bert_jax.checkpoint import Checkpoints
 from bert_jax.convert.runs import save_run
+from bert_jax.finetune import directory
 from bert_jax.finetune.config import FinetuneConfig
 from configs import finetune
 from tests.bert_jax.tiny_model import random_params, tiny_config, tiny_tokenizer
@@ -26,7 +30,7 @@ def write_model(folder):
 
 
 def rows(count, seed=0):
-    """(text, other text, label, number): the words tell the label, the other's length the number."""
+    """(text, other text, label, number): words tell the label, the other length the number."""
     random = np.random.default_rng(seed)
     made = []
     for _ in range(count):
@@ -60,3 +64,42 @@ def make_config(model, tables, **changes):
     recipe.checkpoint.every = 3
     recipe.update_from_flattened_dict(changes)
     return FinetuneConfig.from_mapping(recipe.to_dict() | {"init_from": str(model)})
+
+
+FINETUNED = {  # recipe, labels, outputs of the head
+    "classification": ("files", ["letters", "sea"], 2),
+    "regression": ("files", [], 1),
+    "multiple_choice": ("swag", ["0", "1", "2", "3"], 1),
+    "question_answering": ("squad1", [], 2),
+    "tagging": ("conll", ["B-SEA", "I-SEA", "O"], 3),
+}
+
+
+def write_finetuned(folder, task):
+    """A finished fine-tuning run of random weights; returns its directory, model and parameters."""
+    name, labels, outputs = FINETUNED[task]
+    recipe = copy.deepcopy(finetune.get_config(name))
+    recipe.task = task
+    recipe.data.train = recipe.data.validation = "x.tsv"
+    recipe = FinetuneConfig.from_mapping(recipe.to_dict() | {"init_from": "x"})
+    config, tokenizer = tiny_config(), tiny_tokenizer(folder)
+    params = random_params(config)
+    params = {part: params[part] for part in ("embeddings", "encoder", "pooler")}
+    random = np.random.default_rng(1)
+    params["head"] = {
+        "kernel": random.normal(0, 0.2, (config.hidden_size, outputs)).astype(np.float32),
+        "bias": random.normal(0, 0.2, outputs).astype(np.float32),
+    }
+    record = {"labels": labels, "outputs": outputs}
+    fake = SimpleNamespace(record=record, train=SimpleNamespace(fingerprint="0" * 64))
+    described = directory.description(recipe, config, tokenizer, fake)
+    workdir = folder / "run"
+    workdir.mkdir()
+    directory.begin(workdir, described, tokenizer)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1)
+    checkpoints.save(3, {"params": params}, described)
+    checkpoints.close()
+    validation = {"x.tsv": {"loss": 0.25, "accuracy": 0.875, "examples": 8}}
+    summary = {"best_step": 3, "steps": 4, "training_examples": 60, "validation": validation}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    return workdir, config, params

@@ -11,11 +11,13 @@ import pytest
 
 from bert_jax import partitioning
 from bert_jax.checkpoint import load_params
-from bert_jax.config import MeshConfig
+from bert_jax.config import BertConfig, MeshConfig
+from bert_jax.convert.finetuned import finetuned_shapes
 from bert_jax.finetune import loop
 from bert_jax.finetune.loop import prepare
 from bert_jax.finetune.seeds import finetune_seeds
-from bert_jax.finetune.source import finetuned_shapes, read_finetuned
+from bert_jax.run_directory import read_config
+from bert_jax.typed_mapping import build
 from data_pipeline.errors import ConfigError, DataError, OutputError
 from tests.bert_jax.labelled_task import make_config, rows, write_model, write_table, write_tables
 from tests.bert_jax.runs import rows_of
@@ -42,8 +44,8 @@ def finished(model, tables, tmp_path_factory):
 
 
 def params_of(workdir, step):
-    model, outputs, _ = read_finetuned(workdir)
-    abstract = finetuned_shapes(model, outputs, partitioning.make_mesh(MeshConfig()))
+    model = build(BertConfig, read_config(workdir)["model"], "model")
+    abstract = finetuned_shapes(model, 2, partitioning.make_mesh(MeshConfig()))
     return jax.device_get(load_params(workdir / "checkpoints" / str(step), abstract)[0])
 
 

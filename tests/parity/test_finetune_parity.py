@@ -10,13 +10,13 @@ import torch
 import transformers
 
 from bert_jax.checkpoint import load_params
+from bert_jax.convert.finetuned import finetuned_shapes
 from bert_jax.convert.huggingface import to_huggingface_config
 from bert_jax.convert.load import load_pretrained
 from bert_jax.convert.mapping import export_tensors
 from bert_jax.convert.names import HUGGINGFACE
 from bert_jax.finetune import loop
 from bert_jax.finetune.seeds import finetune_seeds
-from bert_jax.finetune.source import finetuned_shapes
 from tests.bert_jax.labelled_task import make_config, write_model, write_tables
 from tests.bert_jax.runs import rows_of
 
