@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.config import BertConfig, MeshConfig, RunConfig
@@ -89,19 +90,26 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not multiply "
             f"to the {available} devices there are{where}; one axis may be -1 to take the rest"
         )
-    axis_types = (AxisType.Auto,) * len(MESH_AXES)
-    grids = [
-        jax.make_mesh(tuple(sizes), MESH_AXES[1:], axis_types[1:], devices=group).devices
-        for group in groups
-    ]
-    return Mesh(np.stack(grids), MESH_AXES, axis_types=axis_types)
+    grids = [_grid(tuple(sizes), group) for group in groups]
+    return Mesh(np.stack(grids), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _grid(sizes: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
+    """The devices of a slice, neighbours in the mesh on neighbouring chips where that can be."""
+    try:
+        return mesh_utils.create_device_mesh(sizes, devices)
+    except NotImplementedError:  # an axis of the mesh is only a part of one of the torus
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
 def _by_slice(devices: list[jax.Device], slices: int) -> list[list[jax.Device]]:
     """Devices of each slice; where they do not say (simulated ones), equal runs of them."""
     numbers = sorted({getattr(device, "slice_index", 0) for device in devices})
-    if len(numbers) > 1 and len(numbers) != slices:
-        raise ConfigError(f"the devices form {len(numbers)} slices: set mesh.slices={len(numbers)}")
+    known = len(numbers) > 1 or hasattr(devices[0], "slice_index")
+    if known and len(numbers) != slices:
+        raise ConfigError(
+            f"the devices form {len(numbers)} TPU slices: set mesh.slices={len(numbers)}"
+        )
     if slices < 1 or len(devices) % slices:
         raise ConfigError(f"mesh.slices={slices} does not divide the {len(devices)} devices")
     if len(numbers) > 1:

@@ -72,10 +72,33 @@ def test_only_the_slice_axis_leaves_a_slice():
     assert mesh.shape == {"slice": 2, "data": 2, "fsdp": 2, "tensor": 1}
     for number in range(2):
         assert {chip.slice_index for chip in mesh.devices[number].flat} == {number}
-    with pytest.raises(ConfigError, match="the devices form 2 slices: set mesh.slices=2"):
+    with pytest.raises(ConfigError, match="the devices form 2 TPU slices: set mesh.slices=2"):
         partitioning.make_mesh(MeshConfig(), chips)
     with pytest.raises(ConfigError, match="does not multiply to the 4 devices there are in each"):
         partitioning.make_mesh(MeshConfig(data=8, slices=2), chips)
+    with pytest.raises(ConfigError, match="the devices form 1 TPU slices: set mesh.slices=1"):
+        partitioning.make_mesh(MeshConfig(slices=2), chips[::2])
+
+
+class TorusChip(Chip):
+    """A chip of a v6e-16, 4 x 4."""
+
+    platform, device_kind, core_on_chip = "tpu", "TPU v6 lite", 0
+
+    def __init__(self, number):
+        super().__init__(number, slice_index=0)
+        self.coords = (number % 4, number // 4, 0)
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 2), (4, 2, 2), (1, 8, 2), (1, 2, 8), (4, 1, 4)])
+def test_a_mesh_axis_may_be_a_part_of_one_of_the_torus(axes):
+    chips = [TorusChip(number) for number in range(16)]
+    mesh = partitioning.make_mesh(MeshConfig(*axes), chips)
+    assert tuple(mesh.shape.values()) == (1, *axes)
+    assert sorted(chip.id for chip in mesh.devices.flat) == list(range(16))
+    if axes[2] == 2:
+        for pair in mesh.devices.reshape(-1, 2):
+            assert np.abs(np.subtract(pair[0].coords, pair[1].coords)).sum() == 1
 
 
 def test_slots_are_spread_over_data_where_a_dimension_divides():
