@@ -42,7 +42,7 @@ def get_config(size: str = "base") -> ConfigDict:
                 epsilon=1e-6,
                 weight_decay=0.01,
                 clip_norm=1.0,
-                per_replica=False,  # True: clip and average on each device, as on the TPUs of 2018
+                per_replica=False,  # True: clip on each device and sum, as on the TPUs of 2018
             ),
             data=dict(
                 store="",  # a directory made by data_pipeline.prepare, or wiki:0.7,books:0.3
