@@ -4,16 +4,46 @@
 Source: `attention_layer` in `modeling.py` of google-research/bert.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from bert_jax.layers import dropout, exact_dtype
 
 # Added to the scores of padding. exp(-10000) is zero even in float64, so padding gets no weight at
 # all; in a row that is nothing but padding it shifts all scores alike and changes nothing.
 MASKED_SCORE = -10000.0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@jax.named_scope("softmax")
+def softmax(scores: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Softmax over the last axis in the type of `scores`, rounded to `dtype`.
+
+    Differentiated by hand: nothing of [batch, heads, length, length] is kept in float32.
+    """
+    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+
+
+def _softmax_forward(scores: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, tuple[jax.Array]]:
+    probabilities = softmax(scores, dtype)
+    return probabilities, (probabilities,)
+
+
+@jax.named_scope("softmax")
+def _softmax_backward(
+    dtype: DTypeLike, saved: tuple[jax.Array], gradient: jax.Array
+) -> tuple[jax.Array]:
+    exact = exact_dtype(dtype)
+    probabilities, gradient = saved[0].astype(exact), gradient.astype(exact)
+    mean = jnp.sum(probabilities * gradient, axis=-1, keepdims=True)
+    return (probabilities * (gradient - mean),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 @jax.named_scope("attention")
@@ -42,7 +72,7 @@ def attend(
     scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=exact)
     penalty = jnp.where(input_mask != 0, 0.0, MASKED_SCORE).astype(exact)
     scores = scores / math.sqrt(query.shape[-1]) + penalty[:, None, None, :]
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    probabilities = softmax(scores, query.dtype)
     probabilities = dropout(probabilities, dropout_rate, dropout_key)
     context = jnp.einsum("bnqk,bknd->bqnd", probabilities, value, preferred_element_type=exact)
     return context.astype(query.dtype)

@@ -25,6 +25,10 @@ State = dict[str, Any]
 Batch = dict[str, jax.Array]
 Terms = dict[str, tuple[jax.Array, jax.Array]]
 
+# Do not cut the product that makes a kernel's gradient into a ring of small ones between which its
+# sixteenths travel: at 2,048 tokens a chip these take four times as long as the product in one.
+TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+
 
 class Replicas(NamedTuple):
     """The devices that clip for themselves (`OptimizerConfig.per_replica`)."""
@@ -148,7 +152,12 @@ def jit_train_step(
         replicas=replicas,
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)
+    return jax.jit(
+        step,
+        out_shardings=(shardings, None),
+        donate_argnums=0,
+        compiler_options=TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None,
+    )
 
 
 def _as_sent(config: BertConfig, path: tuple[Any, ...], param: jax.Array) -> jax.Array:

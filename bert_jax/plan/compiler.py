@@ -27,11 +27,16 @@ from bert_jax import partitioning
 from bert_jax.config import PhaseSpan, RunConfig
 from bert_jax.optimizer import make_optimizer
 from bert_jax.slices import CHIPS_PER_HOST, Slice
-from bert_jax.train_step import init_state, jit_train_step
+from bert_jax.train_step import TPU_OPTIONS, init_state, jit_train_step
 from data_pipeline.batch import BatchSpec
 from data_pipeline.errors import UserError
 
 Say = Callable[[str], None]
+# How the compiler says so on v4 and later, and on v2 and v3.
+_OUT_OF_MEMORY = re.compile(
+    r"Used ([\d.]+\w) of ([\d.]+\w) hbm"
+    r"|temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)"
+)
 
 
 class NoCompilerError(UserError):
@@ -144,7 +149,7 @@ def compile_step(
     partitioning.check_divisible(config, mesh)
     lowered, state = lower_step(config, span, mesh)
     key = hashlib.sha256(lowered.as_text().encode())
-    key.update(f"{where} libtpu {libtpu_version()}".encode())
+    key.update(f"{where} libtpu {libtpu_version()} {TPU_OPTIONS}".encode())
     path = cache / f"{key.hexdigest()[:32]}.json.gz" if cache else None
     if path is not None and path.exists():
         found = json.loads(gzip.decompress(path.read_bytes()))
@@ -168,10 +173,11 @@ def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
+        found = _OUT_OF_MEMORY.search(str(error))
         if found is None:
             raise
-        return {"used": _size(found.group(1)), "available": _size(found.group(2))}
+        used, available = (group for group in found.groups() if group)
+        return {"used": _size(used), "available": _size(available)}
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and text is not None  # only some other back ends have neither
     parameters = _bytes_on_a_device(state["params"])

@@ -11,11 +11,12 @@ from bert_jax.plan.compiler import OutOfMemoryError, Say, libtpu_version
 from bert_jax.plan.estimate import RESERVED_BYTES, Estimate, estimate_step
 from bert_jax.slices import Slice
 
-# What the estimate makes of a run that was measured: BERT-large, 512 tokens, batch 448, LAMB, on
-# v3-32 (mlcommons/training_results_v0.7, Google/results/tpu-v3-32-TF2.0/bert: 1117 steps in
-# 514.4 s). tests/bert_jax/test_plan_on_tpu.py compiles it again.
+# A run that was measured: BERT-large, 512 tokens, batch 448, LAMB, on v3-32
+# (mlcommons/training_results_v0.7, Google/results/tpu-v3-32-TF2.0/bert: 1117 steps in 514.4 s), and
+# what the estimate makes of ours with a sharded optimiser, without which it does not fit.
+# tests/bert_jax/test_plan_on_tpu.py compiles it again (soak); None: nobody has done so yet.
 MEASURED_SECONDS = 0.460
-ESTIMATED_SECONDS = 0.4
+ESTIMATED_SECONDS: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -236,6 +236,13 @@ def test_too_little_memory_is_remembered_too(make_recipe, monkeypatch, tmp_path)
             compiler.compile_step(small, small.spans()[0], V4, tmp_path, print)
         assert caught.value.used == int(20.5 * GIB)
         assert caught.value.available == int(15.75 * GIB)
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (20.59G) exceeds available HBM (15.48G)."
+    )
+    with pytest.raises(OutOfMemoryError) as caught:
+        compiler.compile_step(small, small.spans()[0], find_slice("v3-32"), tmp_path, print)
+    assert caught.value.used == int(20.59 * GIB)
     message = "INTERNAL: something else"
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         compiler.compile_step(small, small.spans()[0], find_slice("v4-64"), tmp_path, print)

@@ -11,7 +11,7 @@ import importlib.util
 
 import pytest
 
-from bert_jax.config import BertConfig, MeshConfig, RunConfig
+from bert_jax.config import MeshConfig
 from bert_jax.plan.compiler import compile_step
 from bert_jax.plan.estimate import estimate_step, with_layers
 from bert_jax.plan.planning import ESTIMATED_SECONDS, MEASURED_SECONDS
@@ -114,10 +114,8 @@ def test_the_calibration_is_up_to_date():
     mapping = pretrain.get_config("large").to_dict()
     mapping["phases"] = {"long": {"length": 512, "batch_size": 448, "share": 1.0}}
     mapping["optimizer"]["name"] = "lamb"
-    config: RunConfig = load(mapping, 30522)
-    assert dataclasses.replace(config.model, unroll=1) == BertConfig.preset(
-        "large", compute_dtype="bfloat16"
-    )
+    mapping["mesh"]["shard_optimizer"] = True
+    config = load(mapping, 30522)
     found = estimate_step(config, config.spans()[0], find_slice("v3-32"), None, print)
     assert found.time.total == pytest.approx(ESTIMATED_SECONDS, rel=0.02)
     assert 0.5 < found.time.total / MEASURED_SECONDS < 2
