@@ -2,9 +2,10 @@
 """Arrays that are computed once and kept beside a store, so that the next process finds them.
 
 Each is a file of its own, whose name holds what it was computed from, one number that belongs to it
-and the CRC-32 of its bytes. It is written aside and renamed, so it appears whole or not at all and
-any number of processes may make it at once. A file that is not as its name says counts as absent.
-The folder may be deleted at any time; where nothing can be written, arrays stay in memory.
+and the CRC-32 of its bytes. It is written aside and then named, so it appears whole or not at all;
+any number of processes may make it at once, and the first one's file stays, because others may have
+mapped it by then. A file that is not as its name says counts as absent. The folder may be deleted
+at any time; where nothing can be written, arrays stay in memory.
 """
 
 import dataclasses
@@ -60,13 +61,15 @@ class KeptArrays:
                 os.fsync(file.fileno())
             path = Path(temporary)
             path.chmod(0o644)
-            for other in self._matching(name):
-                other[0].unlink(missing_ok=True)
-            path.rename(self.folder / f"{name}.{number}.{_checksum(path)}.npy")
+            for other, _, checksum in self._matching(name):
+                if _checksum(other) != checksum:
+                    other.unlink(missing_ok=True)
+            _name(path, self.folder / f"{name}.{number}.{_checksum(path)}.npy")
         except OSError:
+            return array
+        finally:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
-            return array
         mapped = self.load(name)
         return array if mapped is None else mapped
 
@@ -84,6 +87,20 @@ class KeptArrays:
             return []
         matches = ((path, pattern.fullmatch(path.name)) for path in paths)
         return [(path, match[1], match[2]) for path, match in matches if match]
+
+
+def _name(temporary: Path, path: Path) -> None:
+    """Gives a file its name, unless one of that name is there.
+
+    To replace that one would end every process on another host that has mapped it over NFS.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a filesystem without links, such as gcsfuse
+        if not path.exists():
+            temporary.rename(path)
 
 
 def _checksum(path: Path) -> str:

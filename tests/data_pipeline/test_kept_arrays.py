@@ -63,3 +63,15 @@ def test_many_may_keep_the_same_at_once(tmp_path: Path) -> None:
         made = list(pool.map(lambda _: KeptArrays(tmp_path).keep("starts", ARRAY, 5), range(40)))
     assert all(np.array_equal(array, ARRAY) for array in made)
     assert only_file(tmp_path).name.startswith("starts.5.")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_others_may_have_mapped_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr("os.link", lambda *paths: (_ for _ in ()).throw(OSError("no links")))
+    KeptArrays(tmp_path).keep("starts", ARRAY, 5)
+    first = only_file(tmp_path).stat().st_ino
+    np.testing.assert_array_equal(KeptArrays(tmp_path).keep("starts", ARRAY, 5), ARRAY)
+    assert only_file(tmp_path).stat().st_ino == first
