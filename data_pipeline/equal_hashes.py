@@ -5,7 +5,6 @@ Hashes are dealt into files by their leading bits, and each file is sorted by it
 written once and read once, whatever the size of the corpus.
 """
 
-import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,6 +36,8 @@ def sorted_hashes(
         paths = [directory / f"{number:06d}" for number in range(1 << bits)]
         _deal(columns, paths, 64 - bits)
         for path in paths:
+            if not path.exists():
+                continue
             entries = np.fromfile(path, _ENTRY)
             path.unlink()
             order = np.argsort(entries["hash"], kind="stable")
@@ -48,18 +49,20 @@ def sorted_hashes(
 def _deal(
     columns: Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]], paths: list[Path], shift: int
 ) -> None:
-    """Appends each hash with its place to the file of its leading bits."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(path, "wb")) for path in paths]
-        for hashes, places in columns:
-            entries = np.empty(len(hashes), _ENTRY)
-            entries["hash"], entries["place"] = hashes, places
-            # A shift by all 64 bits is not defined; one file needs none.
-            numbers = hashes >> np.uint64(shift) if len(files) > 1 else np.zeros_like(hashes)
-            order = np.argsort(numbers, kind="stable")
-            bounds = np.searchsorted(numbers[order], np.arange(len(files) + 1))
-            for file, first, stop in zip(files, bounds, bounds[1:], strict=False):
-                entries[order[first:stop]].tofile(file)
+    """Appends each hash with its place to the file of its leading bits.
+
+    One file is open at a time: of a large corpus there are more than a process may open.
+    """
+    for hashes, places in columns:
+        entries = np.empty(len(hashes), _ENTRY)
+        entries["hash"], entries["place"] = hashes, places
+        # A shift by all 64 bits is not defined; one file needs none.
+        numbers = hashes >> np.uint64(shift) if len(paths) > 1 else np.zeros_like(hashes)
+        order = np.argsort(numbers, kind="stable")
+        bounds = np.searchsorted(numbers[order], np.arange(len(paths) + 1))
+        for number in np.flatnonzero(np.diff(bounds)):
+            with open(paths[number], "ab") as file:
+                entries[order[bounds[number] : bounds[number + 1]]].tofile(file)
 
 
 def group_starts(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -24,6 +24,7 @@ SLOTS = 128
 BANDS = 16
 ALIKE = 0.8  # Jaccard index from which on documents count as copies
 _PAIRS_AT_ONCE = 1 << 16
+_DOCUMENTS_AT_ONCE = 1 << 14  # a kilobyte each, several times
 _SLOT_BITS = SLOTS.bit_length() - 1
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -62,6 +63,19 @@ def signatures(
         uint16 [documents, SLOTS]: sixteen bits of each slot, enough to compare; uint64
         [documents, BANDS].
     """
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    found = [
+        _signatures(tokens[starts[first] : starts[first + len(some)]], some)
+        for first in range(0, max(len(lengths), 1), _DOCUMENTS_AT_ONCE)
+        for some in [lengths[first : first + _DOCUMENTS_AT_ONCE]]
+    ]
+    slots, bands = zip(*found, strict=True)
+    return np.concatenate(slots), np.concatenate(bands)
+
+
+def _signatures(
+    tokens: NDArray[np.integer], lengths: NDArray[np.integer]
+) -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
     hashes = window_hashes(tokens, lengths)
     slots = hashes >> np.uint64(64 - _SLOT_BITS)
     cells = np.repeat(np.arange(len(lengths)), lengths) * SLOTS + slots.astype(np.int64)

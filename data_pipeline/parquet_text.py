@@ -10,6 +10,7 @@ from data_pipeline.files import open_binary
 
 _MAGIC = b"PAR1"
 _ROWS_AT_ONCE = 64  # rows may be whole books
+_BLOCK = 1 << 20  # without it, a column of a whole row group is read at once
 
 
 def is_parquet(path: str | Path) -> bool:
@@ -40,7 +41,10 @@ class ParquetText:
         self._file = open_binary(path)
         try:
             self._parquet: Any = pyarrow.parquet.ParquetFile(
-                self._file, pre_buffer=False, page_checksum_verification=True
+                self._file,
+                buffer_size=_BLOCK,
+                pre_buffer=False,
+                page_checksum_verification=True,
             )
         except self._errors as error:
             self._file.close()
@@ -63,10 +67,9 @@ class ParquetText:
         groups = range(start, self.row_groups if stop is None else stop)
         rows = self._parquet.metadata.row_group
         for group in groups:
-            row = sum(rows(earlier).num_rows for earlier in range(group))
-            for text in self._group(column, group):
-                row += 1
+            for number, text in enumerate(self._group(column, group), 1):
                 if text is None:
+                    row = number + sum(rows(earlier).num_rows for earlier in range(group))
                     raise DataError(f"{self._path}, row {row}: column {column!r} is null, not text")
                 yield text
 

@@ -49,12 +49,14 @@ def plan_shards(store: Store) -> list[Shard]:
     shards: list[Shard] = []
     for name in SPLITS:
         split = store.split(name)
-        ends = split.sentence_offsets[split.document_offsets]  # of all documents, in tokens
         count = -(-len(split.tokens) // _SHARD_TOKENS)
         wanted = len(split.tokens) * np.arange(count + 1) // max(count, 1)
-        cuts = np.searchsorted(ends, wanted)
+        # Searches in the mapped offsets: an array of all documents would not fit everywhere.
+        sentences = np.searchsorted(split.sentence_offsets, wanted)
+        cuts = np.searchsorted(split.document_offsets, sentences)
+        starts = split.sentence_offsets[split.document_offsets[cuts]]  # in tokens
         for index, (first, last) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
-            tokens = int(ends[last] - ends[first])
+            tokens = int(starts[index + 1] - starts[index])
             span = (int(first), int(last))
             shards.append(Shard(len(shards), name, index, count, span, tokens))
     return shards

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 
+from data_pipeline import near_copies
 from data_pipeline.near_copies import BANDS, SLOTS, WINDOW, agreement, signatures, window_hashes
 
 
@@ -62,8 +63,11 @@ def test_bands_find_the_alike_and_pass_over_the_others(pairs):
     assert not (strangers[1:] == strangers[:-1]).any()
 
 
-def test_a_signature_depends_on_its_document_alone(pairs):
+@pytest.mark.parametrize("at_once", [1 << 14, 7, 3])
+def test_a_signature_depends_on_its_document_alone(pairs, monkeypatch, at_once):
+    monkeypatch.setattr(near_copies, "_DOCUMENTS_AT_ONCE", at_once)
     slots, bands = of(pairs[:7])
+    assert len(slots) == len(bands) == 7
     for number, document in enumerate(pairs[:7]):
         alone = of([document])
         np.testing.assert_array_equal(alone[0][0], slots[number])
