@@ -127,26 +127,29 @@ def _product(
     return jax.lax.platform_dependent(x, y, cpu=product(exact), default=product(dtype))
 
 
-@jax.custom_vjp
-def lookup(table: jax.Array, rows: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def lookup(table: jax.Array, rows: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Rows of `table` [entries, hidden] in float32 at least: [*rows.shape, hidden].
 
-    Differentiated by hand: a frequent word's gradient is summed up in float32 and rounded to the
-    table's type once.
+    Differentiated by hand: a frequent word's gradient is summed up in float32 on each device and
+    then rounded to `dtype`, in which it travels to the others.
     """
+    del dtype
     return jnp.take(table, rows, axis=0).astype(exact_dtype(table.dtype))
 
 
-def _lookup_forward(table: jax.Array, rows: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return lookup(table, rows), (table, rows)
+def _lookup_forward(
+    table: jax.Array, rows: jax.Array, dtype: DTypeLike
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return lookup(table, rows, dtype), (table, rows)
 
 
 def _lookup_backward(
-    saved: tuple[jax.Array, ...], gradient: jax.Array
+    dtype: DTypeLike, saved: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array, np.ndarray]:
     table, rows = saved
     sums = jnp.zeros(table.shape, gradient.dtype).at[rows].add(gradient)
-    return sums.astype(table.dtype), np.zeros(rows.shape, jax.dtypes.float0)
+    return sums.astype(dtype).astype(table.dtype), np.zeros(rows.shape, jax.dtypes.float0)
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)

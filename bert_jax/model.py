@@ -79,10 +79,11 @@ class Embeddings(nnx.Module):
         length, limit = input_ids.shape[1], self.config.max_positions
         if length > limit:
             raise DataError(f"an input has {length} tokens, the model takes at most {limit}")
-        x = lookup(self.word[...], input_ids)
-        x += lookup(self.segment[...], segment_ids)
+        dtype = compute_dtype(self.config)
+        x = lookup(self.word[...], input_ids, dtype)
+        x += lookup(self.segment[...], segment_ids, dtype)
         x += self.position[:length][None]
-        x = self.norm(x).astype(compute_dtype(self.config))
+        x = self.norm(x).astype(dtype)
         return dropout(x, self.config.hidden_dropout, key)
 
 

@@ -153,3 +153,17 @@ def test_without_rate_or_key_dropout_is_nothing():
     x = normal(0, 5, 7)
     assert layers.dropout(x, 0.0, jax.random.key(0)) is x
     assert layers.dropout(x, 0.5, None) is x
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_lookup_and_the_gradient_of_a_word_that_comes_often(dtype):
+    table = normal(0, 7, 5)
+    rows = jnp.asarray([[1] * 300 + [2, 6]])
+    pull = normal(1, *rows.shape, 5)
+    found, back = jax.vjp(lambda table: layers.lookup(table, rows, dtype), jnp.asarray(table))
+    np.testing.assert_array_equal(found, table[np.asarray(rows)])
+    expected = np.zeros((7, 5))
+    np.add.at(expected, np.asarray(rows), pull.astype(np.float64))
+    # One rounding of the sum, not three hundred on the way to it.
+    tolerance = 1e-5 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(back(pull)[0], expected, rtol=tolerance, atol=1e-5)
