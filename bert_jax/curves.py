@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of a run's report: curves over the steps, as SVG that fits into a web page.
+"""The pictures of a report on a run: curves over the steps, as SVG that fits into a web page.
 
 The text of a picture stays text and takes font and colour of the page around it, so that one
 picture serves light and dark pages. matplotlib is needed here and nowhere else.
 """
 
 import dataclasses
+import functools
 import io
 import math
 import re
@@ -69,8 +70,34 @@ class Picture(NamedTuple):
     svg: str
 
 
+class Chart(NamedTuple):
+    """A picture to be drawn; `plot` draws it into axes of matplotlib."""
+
+    title: str
+    caption: str
+    plot: Callable[[Any], None]
+
+
 def draw(history: History) -> list[Picture]:
-    """All the pictures of a report.
+    """All the pictures of a report on pre-training.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    rows = [*history.training, *history.held_out]
+    with_pairs = any("nsp_accuracy" in row for row in rows)
+    charts = [
+        Chart(title, caption, functools.partial(plot, history=history))
+        for title, caption, plot in _CHARTS
+        if with_pairs or plot is not _plot_nsp_accuracy
+    ]
+    return draw_charts(charts, max(row["step"] for row in rows), history.spans)
+
+
+def draw_charts(
+    charts: Sequence[Chart], last_step: int, spans: Sequence[PhaseSpan] = ()
+) -> list[Picture]:
+    """Pictures over the steps from 0 to `last_step`, with marks where phases begin.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -80,12 +107,9 @@ def draw(history: History) -> list[Picture]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(
-            "the pictures of the report need matplotlib: pip install 'matplotlib>=3.9'"
+            "the pictures of the report need matplotlib: pip install 'bert-jax[report]'"
         ) from error
     pictures = []
-    rows = [*history.training, *history.held_out]
-    with_pairs = not rows or any("nsp_accuracy" in row for row in rows)
-    charts = [chart for chart in _CHARTS if with_pairs or chart[2] is not _plot_nsp_accuracy]
     for number, (title, caption, plot) in enumerate(charts):
         with rc_context({**_STYLE, "svg.hashsalt": str(number)}):
             # The first one is as wide as two, so that its text is as large as theirs.
@@ -93,8 +117,8 @@ def draw(history: History) -> list[Picture]:
                 figsize=(11.5, 3.7) if number == 0 else (5.6, 2.9), layout="constrained"
             )
             axes = figure.add_subplot()
-            plot(axes, history)
-            _finish(axes, history)
+            plot(axes)
+            _finish(axes, last_step, spans)
             pictures.append(Picture(title, caption, _svg(figure, title)))
     return pictures
 
@@ -124,14 +148,19 @@ def _plot_nsp_accuracy(axes: Any, history: History) -> None:
 
 
 def _plot_learning_rate(axes: Any, history: History) -> None:
-    _curve(axes, history.training, "learning_rate")
+    curve(axes, history.training, "learning_rate")
     axes.set_ylim(bottom=0)
 
 
 def _plot_gradient_norm(axes: Any, history: History) -> None:
+    curve(axes, history.training, "gradient_norm")
+    logarithmic(axes)
+
+
+def logarithmic(axes: Any) -> None:
+    """A logarithmic scale with plain numbers."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-    _curve(axes, history.training, "gradient_norm")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -141,18 +170,18 @@ def _plot_gradient_norm(axes: Any, history: History) -> None:
 def _plot_throughput(axes: Any, history: History) -> None:
     from matplotlib.ticker import EngFormatter
 
-    _curve(axes, history.training, "tokens_per_second")
+    curve(axes, history.training, "tokens_per_second")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _plot_input_wait(axes: Any, history: History) -> None:
-    _curve(axes, history.training, "input_wait_share")
+    curve(axes, history.training, "input_wait_share")
     axes.set_ylim(0, max(0.1, axes.get_ylim()[1]))
     _percentages(axes)
 
 
-_CHARTS: tuple[tuple[str, str, Callable[[Any, History], None]], ...] = (
+_CHARTS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("MLM loss", "Nats a masked token. Lower is better.", _plot_mlm_loss),
     ("MLM accuracy", "Share of masked tokens predicted exactly.", _plot_mlm_accuracy),
     (
@@ -173,13 +202,13 @@ _CHARTS: tuple[tuple[str, str, Callable[[Any, History], None]], ...] = (
 
 def _both_curves(axes: Any, history: History, metric: str, error: str | None = None) -> None:
     """Training and held-out curve; the latter is broken where the sequence length changes."""
-    _curve(axes, history.training, metric, label="training")
+    curve(axes, history.training, metric, label="training")
     label = "held out"
     for rows in _by_length(history.held_out):
-        steps, values = _series(rows, metric)
-        axes.plot(steps, values, "o-", color=_HELD_OUT, lw=1.5, ms=3, label=label, zorder=3)
+        held_out_curve(axes, rows, metric, label=label)
         label = ""
         if error:
+            steps, values = _series(rows, metric)
             _, errors = _series(rows, error)
             axes.fill_between(
                 steps, values - errors, values + errors, color=_HELD_OUT, alpha=0.2, lw=0
@@ -197,7 +226,14 @@ def _held_out_level(axes: Any, history: History, metric: str, label: str) -> Non
         label = ""
 
 
-def _curve(axes: Any, rows: Sequence[dict[str, Any]], metric: str, label: str = "") -> None:
+def held_out_curve(axes: Any, rows: Sequence[dict[str, Any]], metric: str, label: str = "") -> None:
+    """Held-out figures over the steps."""
+    steps, values = _series(rows, metric)
+    axes.plot(steps, values, "o-", color=_HELD_OUT, lw=1.5, ms=3, label=label, zorder=3)
+
+
+def curve(axes: Any, rows: Sequence[dict[str, Any]], metric: str, label: str = "") -> None:
+    """A training figure over the steps; at least one row."""
     steps, values = _series(rows, metric)
     group = -(-len(steps) // _POINTS)
     starts = np.arange(0, len(steps), group)
@@ -222,15 +258,14 @@ def _percentages(axes: Any) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
 
 
-def _finish(axes: Any, history: History) -> None:
+def _finish(axes: Any, last: int, spans: Sequence[PhaseSpan]) -> None:
     """What all pictures share: the axis of steps and the phases."""
     from matplotlib.ticker import EngFormatter
 
-    last = max(row["step"] for row in [*history.training, *history.held_out])
     axes.set_xlim(0, max(1, last))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("step")
-    for span in history.spans:
+    for span in spans:
         if 0 < span.first_step < last:
             axes.axvline(span.first_step, color=_REFERENCE, lw=0.8, zorder=0)
             axes.annotate(

@@ -4,7 +4,8 @@
     python -m bert_jax.report --workdir=RUN
 
 Writes RUN/report.html from config.json, metrics.jsonl and, where they exist, summary.json and
-fill_mask.json. The page stands alone: no scripts, and nothing that it loads from elsewhere.
+fill_mask.json. The run may be one of fine-tuning, of one seed or of several. The page stands alone:
+no scripts, and nothing that it loads from elsewhere.
 """
 
 import json
@@ -18,10 +19,9 @@ from absl import flags
 from bert_jax import curves, report_page
 from bert_jax.config import RunConfig
 from bert_jax.curves import History
-from bert_jax.run_directory import read_config
+from bert_jax.finetune.report import find_runs, finetuning_page
+from bert_jax.run_directory import read_config, read_rows
 from data_pipeline.errors import DataError, OutputError, UsageError, run_command
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 
 # Nats around the unigram entropy within which a model is no better than word counts. The held-out
 # loss of a thousand examples has a standard error of about 0.03.
@@ -79,25 +79,8 @@ def write_report(workdir: Path | str) -> Path:
         UsageError: matplotlib is not installed.
     """
     workdir = Path(workdir)
-    described = read_config(workdir)
-    config = RunConfig.from_mapping(described["config"])
-    history = _history(workdir, config)
-    figures = history.held_out[-1] if history.held_out else None
-    if figures is None:
-        sentence = "There are no held-out figures yet."
-    else:
-        sentence = standing(
-            figures["mlm_loss"], figures["unigram_entropy"], config.model.vocab_size
-        )
-    page = report_page.render(
-        config=config,
-        described=described,
-        history=history,
-        standing=sentence,
-        pictures=curves.draw(history) if history.training else [],
-        summary=_read_json(workdir / "summary.json"),
-        samples=_read_json(workdir / "fill_mask.json") or [],
-    )
+    runs = find_runs(workdir)
+    page = finetuning_page(runs) if runs else _pretraining_page(workdir)
     path = workdir / "report.html"
     temporary = workdir / "report.html.tmp"
     try:
@@ -108,17 +91,36 @@ def write_report(workdir: Path | str) -> Path:
     return path
 
 
+def _pretraining_page(workdir: Path) -> str:
+    described = read_config(workdir)
+    if "phases" not in described["config"]:
+        raise DataError(
+            f"{workdir} was made of imported weights ({described.get('imported_from')}): nothing "
+            "was trained in it, so there is nothing to report"
+        )
+    config = RunConfig.from_mapping(described["config"])
+    history = _history(workdir, config)
+    figures = history.held_out[-1] if history.held_out else None
+    if figures is None:
+        sentence = "There are no held-out figures yet."
+    else:
+        sentence = standing(
+            figures["mlm_loss"], figures["unigram_entropy"], config.model.vocab_size
+        )
+    return report_page.render(
+        config=config,
+        described=described,
+        history=history,
+        standing=sentence,
+        pictures=curves.draw(history) if history.training else [],
+        summary=_read_json(workdir / "summary.json"),
+        samples=_read_json(workdir / "fill_mask.json") or [],
+    )
+
+
 def _history(workdir: Path, config: RunConfig) -> History:
-    """The rows of metrics.jsonl; lines that a kill has cut short are passed over."""
-    path = workdir / "metrics.jsonl"
-    rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
-    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-            row = {name: math.nan if value is None else value for name, value in row.items()}
-            rows[row["kind"]].append(row | {"step": int(row["step"])})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
+    """What the run has measured, with the chance that its pairs leave."""
+    rows = read_rows(workdir)
     for row in rows["validation"]:
         if "random_share" in row:  # not where rows hold no pairs
             row["nsp_chance"] = max(row["random_share"], 1 - row["random_share"])
@@ -141,10 +143,12 @@ def _read_json(path: Path) -> Any:
 
 def main(arguments: Sequence[str]) -> None:
     """Checks the command line and writes the page."""
-    if len(arguments) > 1 or not _WORKDIR.value:
+    workdir = flags.FLAGS.workdir
+    if len(arguments) > 1 or not workdir:
         raise UsageError("--workdir=RUN is needed, and nothing else")
-    print(write_report(_WORKDIR.value))
+    print(write_report(workdir))
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Directory of the run.")
     run_command(main)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page that `bert_jax.report` writes: HTML from what is known of a run.
 
-Every piece of text that comes from a file goes through `_text`, which escapes it.
+Every piece of text that comes from a file goes through `text`, which escapes it.
 """
 
 import html
@@ -81,17 +81,22 @@ def render(
     parts = [
         _head(config, history, summary),
         _tiles(history, summary),
-        f'<p class="standing">{_text(standing)}</p>\n',
-        _curves(pictures),
+        f'<p class="standing">{text(standing)}</p>\n',
+        curves(pictures),
         _samples(samples),
         _held_out(history),
         _facts(config, described, summary),
-        _configuration(described),
+        configuration(described["config"]),
     ]
+    return document(f"{config.name}: pre-training report", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A page of pieces of HTML that stands alone."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(config.name)}: pre-training report</title>\n<style>{_STYLE}</style>\n"
+        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n"
         f"</head>\n<body>\n{''.join(parts)}</body>\n</html>\n"
     )
 
@@ -105,41 +110,47 @@ def _head(config: RunConfig, history: History, summary: Mapping[str, Any] | None
         f"{model.vocab_size:,} tokens of vocabulary"
     )
     return (
-        f"<h1>{_text(config.name)}</h1>\n"
-        f'<p class="soft">BERT pre-training, {_text(done)}. {_text(shape)}.</p>\n'
+        f"<h1>{text(config.name)}</h1>\n"
+        f'<p class="soft">BERT pre-training, {text(done)}. {text(shape)}.</p>\n'
     )
 
 
 def _tiles(history: History, summary: Mapping[str, Any] | None) -> str:
     """The figures to read first."""
-    tiles = []
+    shown = []
     if history.held_out:
         last = history.held_out[-1]
-        tiles += [
+        shown += [
             ("Held-out MLM loss", f"{last['mlm_loss']:.3f}", _gain(last)),
             ("Held-out MLM accuracy", f"{last['mlm_accuracy']:.1%}", "of masked tokens exact"),
         ]
         if "nsp_accuracy" in last:
             note = f"± {last['nsp_standard_error']:.1%}; chance {last['nsp_chance']:.1%}"
-            tiles.append(("Held-out NSP accuracy", f"{last['nsp_accuracy']:.1%}", note))
+            shown.append(("Held-out NSP accuracy", f"{last['nsp_accuracy']:.1%}", note))
     rates = [row["tokens_per_second"] for row in history.training if "tokens_per_second" in row]
     if rates:
         middle = sorted(rates)[len(rates) // 2]
-        tiles.append(("Tokens a second", f"{middle:,.0f}", "median over the run, with padding"))
+        shown.append(("Tokens a second", f"{middle:,.0f}", "median over the run, with padding"))
     if summary:
         tokens = f"{summary['tokens_seen'] / 1e6:,.1f} million tokens"
-        tiles.append(("Time", _duration(summary["wall_seconds"]), tokens))
+        shown.append(("Time", duration(summary["wall_seconds"]), tokens))
+    return tiles(shown)
+
+
+def tiles(shown: Sequence[tuple[str, str, str]]) -> str:
+    """Name, value and a note of each figure to read first."""
     cells = [
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(note)}</small></dd></div>\n"
-        for name, value, note in tiles
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>\n"
+        for name, value, note in shown
     ]
     return f'<dl class="tiles">\n{"".join(cells)}</dl>\n' if cells else ""
 
 
-def _curves(pictures: Sequence[Picture]) -> str:
+def curves(pictures: Sequence[Picture]) -> str:
+    """The section with the pictures."""
     figures = [
-        f"<figure{' class=wide' if number == 0 else ''}><figcaption><b>{_text(picture.title)}</b>"
-        f"<span>{_text(picture.caption)}</span></figcaption>\n{picture.svg}</figure>\n"
+        f"<figure{' class=wide' if number == 0 else ''}><figcaption><b>{text(picture.title)}</b>"
+        f"<span>{text(picture.caption)}</span></figcaption>\n{picture.svg}</figure>\n"
         for number, picture in enumerate(pictures)
     ]
     content = "".join(figures) or "<p>Nothing has been measured yet.</p>\n"
@@ -151,12 +162,12 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for sample in samples:
         guesses = [
-            f'<span class="guess">{_text(guess["token"])} '
-            f'<span class="soft">{_text(format(guess["probability"], ".1%"))}</span></span>'
+            f'<span class="guess">{text(guess["token"])} '
+            f'<span class="soft">{text(format(guess["probability"], ".1%"))}</span></span>'
             for guess in sample["predictions"]
         ]
         parts.append(
-            f'<div class="guesses"><p>{_text(sample["text"])}</p>{"".join(guesses)}</div>\n'
+            f'<div class="guesses"><p>{text(sample["text"])}</p>{"".join(guesses)}</div>\n'
         )
     return f"<h2>Fill in the blank</h2>\n{''.join(parts)}" if parts else ""
 
@@ -186,7 +197,7 @@ def _held_out(history: History) -> str:
             ),
             ("NSP chance", [f"{row['nsp_chance']:.1%}" for row in newest.values()]),
         ]
-    return "<h2>Held-out documents</h2>\n" + _table(rows)
+    return "<h2>Held-out documents</h2>\n" + table(rows)
 
 
 def _facts(
@@ -204,18 +215,19 @@ def _facts(
             ("parameters", [f"{summary['parameters']:,}"]),
             ("steps", [f"{summary['steps']:,}"]),
             ("tokens seen", [f"{summary['tokens_seen']:,}"]),
-            ("wall time", [_duration(summary["wall_seconds"])]),
+            ("wall time", [duration(summary["wall_seconds"])]),
         ]
     rows.append(("store", [described["store_fingerprint"][:16]]))
     rows += [(name, [version]) for name, version in described["versions"].items()]
-    return "<h2>Run</h2>\n" + _table(rows, numbers=False)
+    return "<h2>Run</h2>\n" + table(rows, numbers=False)
 
 
-def _configuration(described: Mapping[str, Any]) -> str:
-    rows = [(key, [value]) for key, value in _flat(described["config"])]
+def configuration(recipe: Mapping[str, Any]) -> str:
+    """The whole recipe, folded away."""
+    rows = [(key, [value]) for key, value in _flat(recipe)]
     return (
         "<details><summary>The whole configuration</summary>\n"
-        + _table(rows, numbers=False)
+        + table(rows, numbers=False)
         + "</details>\n"
     )
 
@@ -229,10 +241,11 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, s
             yield f"{prefix}{key}", json.dumps(value)
 
 
-def _table(rows: Iterable[tuple[str, Sequence[str]]], numbers: bool = True) -> str:
+def table(rows: Iterable[tuple[str, Sequence[str]]], numbers: bool = True) -> str:
+    """A table of names and one or more columns."""
     tag = '<td class="number">' if numbers else "<td>"
     lines = [
-        f"<tr><th>{_text(name)}</th>{''.join(f'{tag}{_text(cell)}</td>' for cell in cells)}</tr>\n"
+        f"<tr><th>{text(name)}</th>{''.join(f'{tag}{text(cell)}</td>' for cell in cells)}</tr>\n"
         for name, cells in rows
     ]
     return f'<div class="scroll"><table>\n{"".join(lines)}</table></div>\n'
@@ -243,11 +256,13 @@ def _gain(row: Mapping[str, Any]) -> str:
     return f"nats; {abs(gain):.3f} {'below' if gain >= 0 else 'above'} the plateau"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """The two largest units of a time."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
+    """A text as HTML."""
     return html.escape(value, quote=True)

@@ -10,6 +10,7 @@ summary.json      figures of the finished run
 import dataclasses
 import importlib.metadata
 import json
+import math
 import platform
 import shutil
 from pathlib import Path
@@ -96,6 +97,23 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} is damaged ({error}); restore it from a backup, or start in a new --workdir"
         ) from error
+
+
+def read_rows(workdir: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of metrics.jsonl by their kind, in order; lines that a kill cut short are left out.
+
+    A figure that was not finite, null in the file, is not a number.
+    """
+    path = workdir / "metrics.jsonl"
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            row = {name: math.nan if value is None else value for name, value in row.items()}
+            rows.setdefault(row["kind"], []).append(row | {"step": int(row["step"])})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return rows
 
 
 def _check_same(saved: dict[str, Any], current: dict[str, Any], workdir: Path) -> None:

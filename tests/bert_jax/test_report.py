@@ -312,5 +312,51 @@ def test_command_without_a_run() -> None:
 def test_command_without_matplotlib(finished: pathlib.Path) -> None:
     result = command(f"--workdir={finished}", code="import sys; sys.modules['matplotlib'] = None")
     assert result.returncode == 64
-    assert "need matplotlib: pip install 'matplotlib>=3.9'" in result.stderr
+    assert "need matplotlib: pip install 'bert-jax[report]'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def finetuning_run(folder: pathlib.Path, seed: int, ended: bool = True) -> None:
+    """As `bert_jax.finetune` leaves it, with one cut line."""
+    folder.mkdir(parents=True)
+    recipe: dict[str, Any] = {"name": HOSTILE, "task": "classification", "seed": seed}
+    recipe |= {"init_from": "runs/tiny", "random_weights": False}
+    recipe |= {"evaluation": {"metrics": "accuracy,f1"}}
+    write(folder / "config.json", {"finetune": recipe, "versions": {"jax": "1.2.3"}})
+    made: list[dict[str, Any]] = [
+        {"step": step, "kind": "train", "loss": 1 / step, "learning_rate": 1e-3}
+        | {"gradient_norm": 1.0}
+        for step in range(1, 11)
+    ]
+    figures = {"loss": 0.5, "accuracy": 0.625 + 0.125 * seed, "f1": 0.5, "examples": 8}
+    made += [{"step": step, "kind": "validation"} | figures for step in (5, 10)]
+    write_rows(folder, made)
+    if ended:
+        summary = {"seed": seed, "best_step": 5, "steps": 10, "training_examples": 40}
+        summary |= {"wall_seconds": 30.0, "validation": {"data/dev.tsv": figures}}
+        write(folder / "summary.json", summary)
+
+
+def test_a_fine_tuning_run_has_a_page_of_its_own(tmp_path: pathlib.Path) -> None:
+    finetuning_run(tmp_path / "run", 0)
+    page = Page(write_report(tmp_path / "run"))
+    assert page.text["b"] == ["Loss", "accuracy", "f1", "Learning rate", "Gradient norm"]
+    assert "Fine-tuning for classification from runs/tiny, seed 0; finished." in page.everything
+    assert "0.6250" in page.everything and "on dev.tsv" in page.everything
+    assert "script" not in page.elements
+
+
+def test_seeds_are_drawn_together(tmp_path: pathlib.Path) -> None:
+    for seed in (0, 1, 2):
+        finetuning_run(tmp_path / f"seed-{seed}", seed, ended=seed < 2)
+    page = Page(write_report(tmp_path))
+    assert "seed 0, 1, 2; 2 of 3 ended." in page.everything
+    assert "0.6875" in page.everything  # the median of 0.625 and 0.75
+    assert "median of 2 seeds, 0.6250 to 0.7500" in page.everything
+    assert page.elements.count("svg") == 5
+
+
+def test_imported_weights_have_nothing_to_report(tmp_path: pathlib.Path) -> None:
+    write(tmp_path / "config.json", {"config": {"model": {}}, "imported_from": "bert-base"})
+    with pytest.raises(DataError, match="made of imported weights .bert-base.: nothing was"):
+        write_report(tmp_path)
