@@ -171,6 +171,11 @@ class Checkpoints:
             return None
         return self._finish()
 
+    def settle(self, seconds: float) -> None:
+        """Waits for the save under way, at most so long; does not say how it ended."""
+        if (saving := self._saving) is not None:
+            concurrent.futures.wait([saving], timeout=seconds)
+
     def close(self) -> int | None:
         """Waits for the save under way and ends; returns and raises as `poll` does."""
         try:
@@ -230,6 +235,8 @@ class Checkpoints:
 def load_params(path: pathlib.Path | str, abstract_params: Any) -> tuple[Any, dict[str, Any]]:
     """Loads the parameters alone, from the newest good step, and changes nothing on the disk.
 
+    Process 0 chooses the step for all: the run that is read may be saving, or deleting, others.
+
     Args:
         path: a run directory, its checkpoints directory, or one step directory.
         abstract_params: tree of `jax.ShapeDtypeStruct` with shardings.
@@ -240,6 +247,14 @@ def load_params(path: pathlib.Path | str, abstract_params: Any) -> tuple[Any, di
     Raises:
         DataError: there is no good checkpoint, or it holds other parameters.
     """
+    expected = manifest.describe({"params": abstract_params})
+    step = pathlib.Path(agreement.from_primary(lambda: str(_newest_good_params(path, expected))))
+    if not step.is_dir():
+        raise DataError(f"{step}, which process 0 has read, is not there on this host")
+    return _read_params(step, abstract_params)
+
+
+def _newest_good_params(path: pathlib.Path | str, expected: dict[str, str]) -> pathlib.Path:
     root = pathlib.Path(path).absolute()
     if (root / "checkpoints").is_dir():
         root = root / "checkpoints"
@@ -248,7 +263,6 @@ def load_params(path: pathlib.Path | str, abstract_params: Any) -> tuple[Any, di
     ]
     if (root / "state").is_dir():
         candidates = [(root, None)]
-    expected = manifest.describe({"params": abstract_params})
     reasons = []
     for directory, step in candidates:
         try:
@@ -257,7 +271,7 @@ def load_params(path: pathlib.Path | str, abstract_params: Any) -> tuple[Any, di
             logging.warning("checkpoint %s is damaged and passed over: %s", directory, error)
             reasons.append(f"{directory.name}: {error}")
             continue
-        return _read_params(directory, abstract_params)
+        return directory
     if reasons:
         raise checkpoint_directory.all_damaged(root, reasons)
     raise DataError(f"{path} holds no checkpoint: name a run directory, or one step of a run")

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bert_jax import checkpoint_directory, manifest
+from bert_jax import agreement, checkpoint_directory, manifest
 from bert_jax.checkpoint import Checkpoints, load_params
 from bert_jax.manifest import DamageError
 from data_pipeline.errors import DataError, DiskError
@@ -479,6 +479,18 @@ class TestLoadParams:
         assert names(saved) == {"10", "20", "9999999"}
         with pytest.raises(DataError, match=victim.name):
             load_params(saved / "20", abstract(make_state(0)["params"]))
+
+    def test_all_hosts_take_the_step_that_the_first_chose(
+        self, saved: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the run that is read has saved a newer step between two hosts' looks."""
+        monkeypatch.setattr(agreement, "from_primary", lambda action: str(saved / "10"))
+        params, meta = load_params(saved.parent, abstract(make_state(0)["params"]))
+        assert meta["progress"] == {"step": 10}
+        assert_same(params, make_state(10)["params"])
+        monkeypatch.setattr(agreement, "from_primary", lambda action: str(saved / "15"))
+        with pytest.raises(DataError, match="15, which process 0 has read, is not there"):
+            load_params(saved.parent, abstract(make_state(0)["params"]))
 
     def test_other_parameters(self, saved: pathlib.Path) -> None:
         with pytest.raises(DataError, match=r"word: saved float32\[64,16\], expected float32\[32"):
