@@ -25,7 +25,7 @@ def exclusive(workdir: pathlib.Path | str) -> Iterator[None]:
     """Makes `workdir` if it is absent and holds its lock.
 
     Raises:
-        OutputError: it cannot be made or written, or another process holds its lock.
+        OutputError: it is no path, cannot be made or written, or another process holds its lock.
     """
     workdir = pathlib.Path(workdir)
     _make(workdir)
@@ -45,6 +45,12 @@ def exclusive(workdir: pathlib.Path | str) -> Iterator[None]:
 
 
 def _make(workdir: pathlib.Path) -> None:
+    if workdir.parts and workdir.parts[0].endswith(":"):  # pathlib writes gs://x as gs:/x
+        scheme, rest = workdir.parts[0], "/".join(workdir.parts[1:])
+        raise OutputError(
+            f"the work directory {scheme}//{rest} is in an object store, and has to be a path: "
+            "mount the bucket on every host (docs/tpu.md; launch does so)"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.batch import Batch
 from data_pipeline.errors import ConfigError, DataError
+from data_pipeline.files import is_remote
 from data_pipeline.random_bits import Purpose, bits, permute
 from data_pipeline.source import ExampleOptions, ExampleStream, Stream
 from data_pipeline.special_tokens import SpecialTokens
@@ -156,9 +157,15 @@ def open_mixture(text: str) -> Mixture:
     """Opens the stores that `text` names: a path, or several as path:weight,path:weight.
 
     Raises:
-        ConfigError: a weight is missing, no positive number or too small to count.
+        ConfigError: a weight is missing, no positive number or too small to count; or a store is
+            in an object store, where nothing can be mapped into memory.
         DataError: a store cannot be used, or the stores were made with different vocabularies.
     """
+    if is_remote(text):
+        raise ConfigError(
+            f"data.store: {text} is in an object store, and has to be a path: copy it to a disk of "
+            "every host, or mount the bucket there (docs/tpu.md; launch does so)"
+        )
     if "," not in text:
         return Mixture((open_store(text),), (BLOCK,))
     paths, weights = zip(*(_read_member(member) for member in text.split(",")), strict=True)

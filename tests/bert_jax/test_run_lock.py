@@ -99,6 +99,14 @@ def test_file_in_the_way(tmp_path: pathlib.Path) -> None:
     assert_refused(path / "inner", "cannot be made: Not a directory")
 
 
+def test_an_address_in_an_object_store_makes_no_directory_of_that_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(pathlib.Path("gs://bucket/runs/a"), "gs://bucket/runs/a is in an object store")
+    assert not list(tmp_path.iterdir())
+
+
 def test_parents_are_made(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "runs" / "mine"
     with run_lock.exclusive(path):

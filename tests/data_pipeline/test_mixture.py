@@ -154,6 +154,12 @@ def test_a_missing_store_is_named(stores: tuple[Store, Store]) -> None:
         open_mixture(f"{stores[0].path}:1,absent:1")
 
 
+@pytest.mark.parametrize("text", ["gs://bucket/store", "stores/a:0.7,s3://bucket/b:0.3"])
+def test_a_store_must_be_a_path(text: str) -> None:
+    with pytest.raises(ConfigError, match="is in an object store, and has to be a path: copy it"):
+        open_mixture(text)
+
+
 def test_an_empty_split_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     store = write_store(tmp_path / "one", tokenizer, 0, documents=1)
     with pytest.raises(DataError, match="one: the train split holds no documents"):
