@@ -9,7 +9,6 @@ nothing is started.
 
 import contextlib
 import ctypes
-import dataclasses
 import faulthandler
 import json
 import os
@@ -19,71 +18,33 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
 
 from bert_jax import agreement
 from bert_jax.agreement import client, first_line, host_name
+from bert_jax.cluster import Cluster
 from data_pipeline.errors import (
     EXIT_PEER_LOST,
     ConfigError,
     PeerLost,
     Preempted,
-    UsageError,
     UserError,
 )
 
 _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 3 * _POLL_SECONDS  # process 0 stays so long for the others to read why
-_PLATFORMS = ("", "cpu", "gpu", "tpu")
+_SETTLE_SECONDS = 60.0  # for a save under way, before a failure ends the processes
 
 _peer_seconds = [60]  # of the cluster that was joined
 _last_step = [0.0]  # when the newest step was made, by time.monotonic
 _leaving = threading.Lock()
+_settle: list[Callable[[float], None]] = []  # of the innermost `leave_together`
 _abort_handler: list[Any] = []  # kept alive
 _abort_reason = [""]
 _RESUME = "what was saved is intact, and the same command on all hosts resumes"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """Which processes make up the run.
-
-    Attributes:
-        coordinator: HOST:PORT of process 0; "auto" asks the environment (TPU VM, GKE, Slurm, Open
-            MPI); empty for a run of one process, on `platform` "tpu" for "auto".
-        processes: how many there are; 0 with "auto".
-        process: the number of this one, from 0; -1 with "auto".
-        platform: "tpu", "gpu" or "cpu" that the run must be on; empty for what JAX finds.
-        start_seconds: how long to wait for all processes at the start.
-        peer_seconds: after so many seconds without a sign of life a process counts as lost.
-        stall_seconds: after so long without a step, which may include compiling and evaluating,
-            the run counts as stuck.
-    """
-
-    coordinator: str = ""
-    processes: int = 0
-    process: int = -1
-    platform: str = ""
-    start_seconds: int = 300
-    peer_seconds: int = 60
-    stall_seconds: int = 1800
-
-    def __post_init__(self) -> None:
-        if self.platform not in _PLATFORMS:
-            raise UsageError(f"--platform={self.platform} is not known: use tpu, gpu or cpu")
-        if self.coordinator in ("", "auto"):
-            if self.processes or self.process >= 0:
-                raise UsageError("--processes and --process need --coordinator=HOST:PORT")
-        elif not self.coordinator.rpartition(":")[2].isdigit():
-            raise UsageError(f"--coordinator={self.coordinator} is not of the form HOST:PORT")
-        elif not 0 <= self.process < self.processes:
-            raise UsageError(
-                f"--coordinator needs --processes=N and --process from 0 to N - 1, not "
-                f"--processes={self.processes} --process={self.process}"
-            )
 
 
 @contextlib.contextmanager
@@ -102,12 +63,13 @@ def joined(cluster: Cluster) -> Iterator[None]:
     done = threading.Event()
     try:
         with leave_together():
-            _check_platform(cluster.platform)
-            if agreement.processes() > 1:
-                agreement.introduce(socket.gethostname())
+            if agreement.processes() > 1:  # before anything that may fail on one host alone
                 step_made()
                 for watch in (_watch_hosts, _watch_run):
                     threading.Thread(target=watch, args=(done, cluster), daemon=True).start()
+            _check_platform(cluster.platform)
+            if agreement.processes() > 1:
+                agreement.introduce(socket.gethostname())
             yield
     finally:
         if client() is not None:
@@ -120,12 +82,18 @@ def step_made() -> None:
 
 
 @contextlib.contextmanager
-def leave_together() -> Iterator[None]:
+def leave_together(settle: Callable[[float], None] | None = None) -> Iterator[None]:
     """An error inside ends all processes of the run, at once and with the reason.
 
     Unwinding the stack could wait for ever: for a save, which needs the others, for example. Being
     asked to stop is no error: all have agreed to it.
+
+    Args:
+        settle: waits for what is being saved, at most so many seconds. A process that fails calls
+            it before it tells the others, whose part in the save goes on until then.
     """
+    if settle is not None:
+        _settle.append(settle)
     try:
         yield
     except Preempted:
@@ -133,15 +101,27 @@ def leave_together() -> Iterator[None]:
     except BaseException as error:
         if agreement.processes() == 1:
             raise
+        if isinstance(error, Exception):
+            _finish_saving()
         if isinstance(error, jax.errors.JaxRuntimeError):
             time.sleep(_peer_seconds[0] + 5)  # if a lost process is the cause, `_watch` will say so
         if isinstance(error, UserError):
             message, code = str(error), error.exit_code
+        elif isinstance(error, KeyboardInterrupt):  # the second one; the first asks to save
+            message, code = f"interrupted; {_RESUME}", 130
         else:
             traceback.print_exc()
             message, code = f"{type(error).__name__}: {error}", 70
         _announce(message, code)
         _leave(message, code)
+    finally:
+        if settle is not None:
+            _settle.remove(settle)
+
+
+def _finish_saving() -> None:
+    if _settle:
+        _settle[-1](_SETTLE_SECONDS)
 
 
 def _start(cluster: Cluster) -> None:
@@ -200,9 +180,13 @@ def _check_platform(platform: str) -> None:
 def _end(done: threading.Event) -> None:
     """Waits for all processes; process 0 hosts the service, so it goes last."""
     timeout = agreement.ANSWER_SECONDS * 1000
-    client().wait_at_barrier("ended", timeout)
-    done.set()
-    client().wait_at_barrier("nobody watches", timeout)
+    try:
+        client().wait_at_barrier("ended", timeout)
+        done.set()
+        client().wait_at_barrier("nobody watches", timeout)
+    except jax.errors.JaxRuntimeError as error:
+        message = f"the processes did not end together ({first_line(error)}); {_RESUME}"
+        _leave(message, EXIT_PEER_LOST)
     if agreement.primary():
         client().get_live_nodes(list(range(agreement.processes())))  # waits for the others to go
     jax.distributed.shutdown()
@@ -211,12 +195,23 @@ def _end(done: threading.Event) -> None:
 def _watch_hosts(done: threading.Event, cluster: Cluster) -> None:
     """Leaves when a process is lost; the question waits for the answers of all that live."""
     processes = list(range(agreement.processes()))
+    starts: dict[int, int] = {}  # process -> what tells its start from another one
     while not done.wait(_POLL_SECONDS):
         reason = f"no sign of life for {cluster.peer_seconds} s"
         try:
-            missing = set(processes) - set(client().get_live_nodes(processes))
+            alive = client().get_live_nodes(processes)
         except jax.errors.JaxRuntimeError as error:
             missing, reason = {0}, f"the coordinator cannot be reached ({first_line(error)})"
+        else:
+            missing = set(processes) - set(alive)
+            # JAX lets it join again, but it knows nothing of the steps that the others make.
+            anew = {
+                number
+                for number in alive
+                if alive[number] != starts.setdefault(number, alive[number])
+            }
+            if anew:
+                missing, reason = anew, "it was started again, and the others were not"
         if missing and not done.is_set():
             names = " and ".join(host_name(process) for process in sorted(missing))
             _leave(f"lost {names}: {reason}; {_RESUME}", EXIT_PEER_LOST)
@@ -229,6 +224,7 @@ def _watch_run(done: threading.Event, cluster: Cluster) -> None:
             for key, value in client().key_value_dir_get("failed/"):
                 failure = json.loads(value)
                 name = host_name(int(key.rpartition("/")[2]))
+                _finish_saving()
                 _leave(f"{name} has stopped: {failure['message']}", failure["code"])
         if time.monotonic() - _last_step[0] > cluster.stall_seconds:
             faulthandler.dump_traceback(all_threads=True)

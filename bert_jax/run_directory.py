@@ -128,6 +128,11 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], workdir: Path) -
             + "\nRun with the old values to resume, or choose another --workdir; "
             "--config.init_from starts a new run from old weights."
         )
+    if saved.get("replicas", current.get("replicas")) != current.get("replicas"):
+        raise ConfigError(
+            f"{workdir} was started on {saved['replicas']} devices, and here are "
+            f"{current['replicas']}: with optimizer.per_replica their number is part of the recipe"
+        )
     for key, what in (("tokenizer_fingerprint", "vocabulary"), ("store_fingerprint", "content")):
         if saved[key] != current[key]:
             raise DataError(

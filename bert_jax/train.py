@@ -78,8 +78,9 @@ def train_and_evaluate(config: RunConfig, workdir: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         agreement.from_primary(lambda: stack.enter_context(run_lock.exclusive(workdir)))
         run = prepare(config, workdir)
+        stop = stack.enter_context(StopRequest())  # a signal does not cut off the last save either
         stack.enter_context(contextlib.closing(run.checkpoints))
-        stack.enter_context(distributed.leave_together())
+        stack.enter_context(distributed.leave_together(run.checkpoints.settle))
         state, progress = restore_or_init(run)
         monitor = Monitor(
             workdir,
@@ -92,7 +93,6 @@ def train_and_evaluate(config: RunConfig, workdir: Path) -> dict[str, Any]:
         stack.enter_context(contextlib.closing(monitor))
         parameters = summary.count_parameters(run.config.model, state["params"])
         monitor.message(summary.opening(run.config, run.mesh, parameters, progress.step))
-        stop = stack.enter_context(StopRequest())
         state = train(run, state, progress, monitor, stop)
         return finish(run, state, progress, monitor)
 
@@ -104,6 +104,8 @@ def prepare(config: RunConfig, workdir: Path) -> Run:
     mesh = partitioning.make_mesh(config.mesh)
     partitioning.check_divisible(config, mesh)
     description = run_directory.description(config, store)
+    if config.optimizer.per_replica:
+        description["replicas"] = mesh.size
     preflight.check(description, workdir)
     agreement.from_primary(lambda: run_directory.begin(workdir, description, store))
     return Run(

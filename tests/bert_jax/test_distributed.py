@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from bert_jax import agreement, distributed
-from bert_jax.distributed import Cluster
+from bert_jax.cluster import Cluster
 from data_pipeline.errors import ConfigError, DataError, UsageError
 
 
@@ -49,6 +49,49 @@ def test_one_process_needs_nobody():
 def test_one_process_raises_its_errors_as_they_are():
     with pytest.raises(DataError, match="text"), distributed.joined(Cluster()):
         raise DataError("text")
+
+
+class Left(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """Two processes, of which this one fails; what it does, in order."""
+    done = []
+
+    def leave(message, code):
+        done.append((message, code))
+        raise Left
+
+    monkeypatch.setattr(agreement, "processes", lambda: 2)
+    monkeypatch.setattr(distributed, "_announce", lambda *_: done.append("others are told"))
+    monkeypatch.setattr(distributed, "_leave", leave)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [(DataError("not finite"), ("not finite", 65)), (KeyError("x"), ("KeyError: 'x'", 70))],
+)
+def test_a_failing_process_finishes_its_save_before_it_tells_the_others(ends, error, end, capsys):
+    def settle(seconds):
+        assert 10 < seconds < 600
+        ends.append("saved")
+
+    with pytest.raises(Left), distributed.leave_together(settle):
+        raise error
+    assert ends == ["saved", "others are told", end]
+    with pytest.raises(Left), distributed.leave_together():
+        raise error
+    assert ends[3:] == ["others are told", end]
+
+
+def test_a_second_interrupt_waits_for_no_save(ends):
+    with pytest.raises(Left), distributed.leave_together(ends.append):
+        raise KeyboardInterrupt
+    assert ends[0] == "others are told"
+    assert ends[1][1] == 130
 
 
 def test_where_no_cluster_is_found_the_flags_are_named(monkeypatch):

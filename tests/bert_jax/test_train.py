@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from bert_jax.checkpoint import Checkpoints
 from bert_jax.metrics import Window
 from bert_jax.run_lock import exclusive
 from bert_jax.train import train_and_evaluate
@@ -137,6 +138,28 @@ def test_asked_to_stop_it_saves_and_says_so(tmp_path, make_recipe, uninterrupted
     assert (tmp_path / "run" / "checkpoints" / "7" / "manifest.json").exists()
     train_and_evaluate(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", uninterrupted(config), config)
+
+
+def test_a_signal_does_not_cut_off_the_last_save(tmp_path, make_recipe, monkeypatch):
+    close, handlers = Checkpoints.close, []
+
+    def closing(self):
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return close(self)
+
+    monkeypatch.setattr(Checkpoints, "close", closing)
+    train_and_evaluate(make_recipe(), tmp_path / "run")
+    assert len(handlers) == 1
+    assert handlers[0] not in (signal.SIG_DFL, signal.SIG_IGN)
+
+
+def test_replicas_are_part_of_a_run_that_clips_on_each(tmp_path, make_recipe):
+    config = make_recipe(**{"optimizer.per_replica": True})
+    train_and_evaluate(config, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace('"replicas": 8', '"replicas": 4'))
+    with pytest.raises(ConfigError, match="was started on 4 devices, and here are 8: with opti"):
+        train_and_evaluate(config, tmp_path / "run")
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path, make_recipe, capsys):
