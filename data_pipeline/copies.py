@@ -115,7 +115,9 @@ def find_repeated_sentences(
     bounds = np.cumsum([0, *_lengths(paths, "sentence_lengths")])
     marks: NDArray[np.bool_] = np.zeros(0, np.bool_)
     if bounds[-1]:
-        marks = np.memmap(scratch / "repeated", np.bool_, "w+", shape=(int(bounds[-1]),))
+        # Written before it is mapped: a full disk is an error now, and a signal later.
+        np.zeros(bounds[-1], np.bool_).tofile(scratch / "repeated")
+        marks = np.memmap(scratch / "repeated", np.bool_, "r+")
 
     def columns() -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
         for path, start, gone in zip(paths, bounds, dropped, strict=False):

@@ -24,7 +24,7 @@ from typing import Any, Self
 from absl import flags
 
 from data_pipeline.errors import DataError, UsageError
-from data_pipeline.files import is_remote, place, size_and_time
+from data_pipeline.files import access_errors, is_remote, place, size_and_time
 from data_pipeline.parquet_text import ParquetText, is_parquet
 from data_pipeline.sentences import split_sentences
 from data_pipeline.text_files import TextFile
@@ -179,15 +179,18 @@ def find_sources(options: CorpusOptions) -> list[Source]:
 def _find_files(pattern: str) -> list[Path]:
     """Files of one glob, sorted; a name that exists is taken as it is, brackets or not."""
     path = place(pattern)
-    if path.is_dir():
-        raise DataError(f"--input: {pattern} is a directory; give its files, like {pattern}/*.txt")
-    found: Iterable[Path] = [path]
-    if not path.is_file():
-        if is_remote(pattern):
-            found = sorted(path.parent.glob(path.name))
-        else:
-            found = map(Path, sorted(glob.glob(pattern, recursive=True)))
-    files = [path for path in found if path.is_file()]
+    with access_errors(pattern, DataError):
+        if path.is_dir():
+            raise DataError(
+                f"--input: {pattern} is a directory; give its files, like {pattern}/*.txt"
+            )
+        found: Iterable[Path] = [path]
+        if not path.is_file():
+            if is_remote(pattern):
+                found = sorted(path.parent.glob(path.name))
+            else:
+                found = map(Path, sorted(glob.glob(pattern, recursive=True)))
+        files = [path for path in found if path.is_file()]
     if not files:
         raise DataError(f"--input: no file matches {pattern}")
     return files

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.equal_hashes import group_starts, sorted_hashes
+from data_pipeline.mapped import release
 from data_pipeline.random_bits import bits
 
 WINDOW = 5  # tokens
@@ -126,18 +127,20 @@ def mark_alike(
     marks = np.zeros(documents, np.bool_)
     if not documents:
         return marks
-    file = scratch / "signatures"
-    slots = np.memmap(file, np.uint16, "w+", shape=(documents, SLOTS))
+    path = scratch / "signatures"
 
     def band_columns() -> Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
         start = 0
-        for these, bands in columns:
-            stop = start + len(these)
-            slots[start:stop] = these
-            yield bands.ravel(), np.repeat(np.arange(start, stop), BANDS)
-            start = stop
+        with open(path, "wb") as file:
+            for slots, bands in columns:
+                slots.tofile(file)
+                stop = start + len(slots)
+                yield bands.ravel(), np.repeat(np.arange(start, stop), BANDS)
+                start = stop
 
     for hashes, places in sorted_hashes(band_columns(), documents * BANDS, scratch / "bands"):
+        # All columns have come by now. Plain arrays are read faster than a np.memmap.
+        slots = np.asarray(np.memmap(path, np.uint16, "r", shape=(documents, SLOTS)))
         first = group_starts(hashes)
         later = np.flatnonzero(first != np.arange(len(first)))
         for begin in range(0, len(later), _PAIRS_AT_ONCE):
@@ -146,5 +149,6 @@ def mark_alike(
             alike = agreement(own, slots[places[first[chosen]]]) >= ALIKE
             alike |= agreement(own, slots[places[chosen - 1]]) >= ALIKE
             marks[places[chosen[alike]]] = True
-    file.unlink()
+            release(slots)
+    path.unlink()
     return marks

@@ -22,7 +22,6 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-import tempfile
 import threading
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +33,9 @@ from absl import flags
 from data_pipeline.copies import DUPLICATES, find_drops
 from data_pipeline.corpora import CorpusOptions, Source, Unit, cut_units, find_sources
 from data_pipeline.errors import OutputError, UsageError, run_command
-from data_pipeline.files import place, size_and_time, written_whole
+from data_pipeline.files import access_errors, place, size_and_time, written_whole
 from data_pipeline.merge import held_out_limit, write_arrays
+from data_pipeline.output import disk_errors
 from data_pipeline.parts import PartJob, part_path
 from data_pipeline.progress import Progress
 from data_pipeline.records import METADATA, ShardJob, plan_shards, write_metadata
@@ -106,7 +106,9 @@ def prepare(
         "sources": [dataclasses.asdict(source) for source in sources],
         "versions": _versions(tokenizer),
     }
-    if (output / MANIFEST).exists():
+    with access_errors(output, OutputError):
+        finished = (output / MANIFEST).exists()
+    if finished:
         store = open_store(output)
         _check_same(store, fields, tokenizer)
         clear_leftovers(output)
@@ -160,14 +162,14 @@ def _merge_parts(
     """Makes the arrays of the store, with a document on each side."""
     paths = [part_path(work.parts, unit.number) for unit in units]
     options = fields["options"]
-    with tempfile.TemporaryDirectory(dir=work.store.parent) as scratch:
+    with disk_errors(work.scratch):
         drops = find_drops(
-            paths, options["duplicates"], options["repeated_sentences"], Path(scratch)
+            paths, options["duplicates"], options["repeated_sentences"], work.scratch
         )
-        limit = held_out_limit(paths, drops, options["validation_fraction"])
-        with StoreWriter(work.store, tokenizer) as writer:
-            totals = write_arrays(paths, writer, limit, drops, tokenizer.special.unk)
-            writer.finish({**fields, "counts": dataclasses.asdict(totals)})
+    limit = held_out_limit(paths, drops, options["validation_fraction"])
+    with StoreWriter(work.store, tokenizer) as writer:
+        totals = write_arrays(paths, writer, limit, drops, tokenizer.special.unk)
+        writer.finish({**fields, "counts": dataclasses.asdict(totals)})
 
 
 def _add_records(work: Workspace, where: Where) -> None:

@@ -27,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 from data_pipeline.errors import DataError
-from data_pipeline.files import open_binary, place, size_and_time
+from data_pipeline.files import access_errors, is_remote, open_binary, place, size_and_time
 from data_pipeline.output import NewDirectory, NpyWriter, disk_errors, write_durably
 from data_pipeline.special_tokens import SpecialTokens
 from data_pipeline.tokenizers import Tokenizer, load_tokenizer
@@ -89,7 +89,16 @@ class Store:
         return tokenizer
 
     def split(self, name: str) -> Split:
-        """Maps one split, "train" or "validation", into memory."""
+        """Maps one split, "train" or "validation", into memory.
+
+        Raises:
+            DataError: the arrays do not belong together, or lie where they cannot be mapped.
+        """
+        if is_remote(self.path):
+            raise DataError(
+                f"{self.path} is in an object store, but its arrays are mapped into memory: copy "
+                "it to a disk of this machine, for example with gcloud storage cp --recursive"
+            )
         arrays = {array: self._array(f"{name}/{array}.npy") for array in ARRAYS}
         split = Split(**arrays, kept=self.path / "kept" / f"{name}-{self.fingerprint[:16]}")
         counts = self.manifest["splits"][name]
@@ -122,7 +131,9 @@ def open_store(path: Path | str) -> Store:
     """
     path = place(path)
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        with access_errors(path, DataError):
+            content = (path / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"no store at {path}: there is no {MANIFEST}; make a store with "

@@ -121,7 +121,8 @@ def find_dataset(pattern: str, data_dir: str | None = None) -> TfdsDataset:
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(f"TensorFlow Datasets knows no dataset {name}") from error
     except (AssertionError, ValueError) as error:
-        raise DataError(f"TensorFlow Datasets cannot open {name}: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"TensorFlow Datasets cannot open {name}: {reason}") from error
     try:
         builder.download_and_prepare()
     except Exception as error:

@@ -4,6 +4,7 @@
     OUTPUT.tmp/plan.json   what is being prepared: only the same preparation may continue here
     OUTPUT.tmp/parts/      one file for each unit of the corpus that is done
     OUTPUT.tmp/notes/      what workers complained about
+    OUTPUT.tmp/scratch/    what one start needs on the way
     OUTPUT.tmp/store/      the store, which becomes OUTPUT
 
 In an object store OUTPUT itself is filled instead, and its `store.json` is written last.
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from data_pipeline.errors import DataError, OutputError, UsageError
-from data_pipeline.files import is_remote, place, written_whole
+from data_pipeline.files import access_errors, is_remote, place, written_whole
 from data_pipeline.output import LOCK, claim, disk_errors
 from data_pipeline.store import MANIFEST
 
@@ -41,19 +42,10 @@ class Workspace:
         self.remote = is_remote(output)
         self.directory = output.parent / (output.name + ".tmp")
         self.parts, self.notes = self.directory / "parts", self.directory / "notes"
-        if output.is_file() or (output.is_dir() and any(output.iterdir()) and not self.remote):
-            raise OutputError(f"{output} exists already; remove it or choose another --output")
         self._lock: IO[str] | None = None
         try:
-            if self.remote:
-                self.directory.mkdir(parents=True, exist_ok=True)
-            else:
-                self._lock = claim(self.directory)
-            self._check_plan(plan)
-            self.parts.mkdir(exist_ok=True)
-            self.notes.mkdir(exist_ok=True)
-            for old in self.notes.iterdir():
-                old.unlink()
+            with access_errors(output, OutputError):
+                self._claim(plan)
         except OSError as error:
             self._release()
             reason = error.strerror or error
@@ -65,7 +57,28 @@ class Workspace:
         self._scratch = tempfile.TemporaryDirectory() if self.remote else None
         scratch = Path(self._scratch.name) if self._scratch else self.directory
         self.store = scratch / "store"
+        self.scratch = scratch / "scratch"  # for files of this start
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
         self.final = self.output if self.remote else self.store
+
+    def _claim(self, plan: Mapping[str, Any]) -> None:
+        output = self.output
+        # In an object store the output grows in its place, but not before there is a plan.
+        ours = self.remote and (self.directory / _PLAN).exists()
+        if output.is_file() or (not ours and output.is_dir() and any(output.iterdir())):
+            raise OutputError(f"{output} exists already; remove it or choose another --output")
+        if self.remote:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        else:
+            self._lock = claim(self.directory)
+        self._check_plan(plan)
+        self.parts.mkdir(exist_ok=True)
+        self.notes.mkdir(exist_ok=True)
+        for old in self.notes.iterdir():
+            old.unlink()
+        if not self.remote:
+            _remove_halves(self.parts)
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
         path = self.directory / _PLAN
@@ -109,6 +122,7 @@ class Workspace:
         """Gives the store its name and removes everything else."""
         if not self.remote:
             with disk_errors(self.output):
+                _remove_halves(self.store)
                 self.store.rename(self.output)
         self._remove()
 
@@ -131,6 +145,12 @@ class Workspace:
         if self._scratch:
             self._scratch.cleanup()
         self._release()
+
+
+def _remove_halves(directory: Path) -> None:
+    """Removes what killed workers left of files that `written_whole` was to write."""
+    for left in directory.glob(".*"):
+        left.unlink(missing_ok=True)
 
 
 def clear_leftovers(output: Path) -> None:

@@ -182,6 +182,9 @@ def test_whatever_was_left_is_taken_up(
         with pytest.raises(KeyboardInterrupt):
             prepare(corpus, tokenizer, tmp_path / "store", duplicates="exact")
     assert not (tmp_path / "store").exists()
+    for folder in (tmp_path / "store.tmp").iterdir():
+        if folder.is_dir():
+            (folder / ".half-a-file.12345").write_text("left by a killed worker")
     assert (
         content(prepare(corpus, tokenizer, tmp_path / "store", duplicates="exact").path) == expected
     )
