@@ -67,7 +67,7 @@ def test_words_are_scored_at_masked_positions_only(slice_name):
         for each in instructions
         if each.opcode == "convolution"
         for array in each.arrays
-        if 1024 in array.dims
+        if 1024 in array.dims and sorted(array.dims) != [128, 1024]  # the table's own gradient
     ]
     assert products
     assert max(products) <= ROWS * PREDICTIONS * 1024
