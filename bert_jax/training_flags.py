@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax.distributed import Cluster
+from bert_jax.cluster import Cluster
 from data_pipeline.errors import UsageError
 
 flags.disclaim_key_flags()  # they are those of the command, and so its --help shows them
