@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from bert_jax import partitioning
@@ -170,6 +171,10 @@ def compile_step(
 
 
 def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
+    # JAX's own cache writes programs for absent devices but cannot read them.
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -178,6 +183,9 @@ def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
             raise
         used, available = (group for group in found.groups() if group)
         return {"used": _size(used), "available": _size(available)}
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
+        compilation_cache.reset_cache()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and text is not None  # only some other back ends have neither
     parameters = _bytes_on_a_device(state["params"])
