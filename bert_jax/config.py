@@ -10,97 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
-from bert_jax.typed_mapping import build
-from data_pipeline.errors import ConfigError
-
-# name: (num_layers, hidden_size). Heads are hidden_size / 64 and the inner layer is
-# 4 * hidden_size wide throughout. README of google-research/bert ("Smaller BERT Models", 2020).
-SIZES = {
-    "tiny": (2, 128),
-    "mini": (4, 256),
-    "small": (4, 512),
-    "medium": (8, 512),
-    "base": (12, 768),
-    "large": (24, 1024),
-}
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-@dataclasses.dataclass(frozen=True)
-class BertConfig:
-    """Shape and numerics of the encoder (`BertConfig` of google-research/bert `modeling.py`).
-
-    `vocab_size` 0 stands for the store's; training fills it in. The embedding table is padded to a
-    multiple of `vocab_multiple` rows, which changes no result. `unroll` is the number of layers in
-    one iteration of the layer scan; `remat` recomputes each layer's activations backwards.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    mlp_size: int
-    max_positions: int = 512
-    num_segments: int = 2
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation: str = "gelu"
-    layer_norm_epsilon: float = 1e-12
-    initializer_range: float = 0.02
-    compute_dtype: str = "float32"
-    vocab_multiple: int = 128
-    unroll: int = 1
-    remat: bool = False
-
-    def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_layers", "num_heads", "mlp_size", "max_positions", "unroll")
-        for name in (*sizes, "num_segments", "vocab_multiple"):
-            _require(getattr(self, name) > 0, f"model.{name} must be positive")
-        _require(self.vocab_size >= 0, "model.vocab_size must be positive, or 0 for the store's")
-        _require(
-            self.hidden_size % self.num_heads == 0,
-            f"model.hidden_size {self.hidden_size} is not a multiple of "
-            f"model.num_heads {self.num_heads}",
-        )
-        for name in ("hidden_dropout", "attention_dropout"):
-            _require(0 <= getattr(self, name) < 1, f"model.{name} must lie in [0, 1)")
-        _require(self.layer_norm_epsilon > 0, "model.layer_norm_epsilon must be positive")
-        _require(self.initializer_range > 0, "model.initializer_range must be positive")
-        _require(
-            self.activation in ("gelu", "gelu_tanh"),
-            f"model.activation {self.activation!r} is not known: "
-            "use 'gelu' (erf) or 'gelu_tanh' (google-research/bert since 2019-02-07)",
-        )
-        _require(
-            self.compute_dtype in ("float32", "bfloat16", "float64"),
-            f"model.compute_dtype {self.compute_dtype!r} is not known: "
-            "use 'float32', 'bfloat16' or 'float64'",
-        )
-
-    @classmethod
-    def preset(cls, size: str, *, vocab_size: int = 30522, **overrides: Any) -> Self:
-        """A published size by name: tiny, mini, small, medium, base or large."""
-        if size not in SIZES:
-            raise ConfigError(f"unknown model size {size!r}: use one of {', '.join(SIZES)}")
-        layers, hidden = SIZES[size]
-        fields = dict(
-            hidden_size=hidden, num_layers=layers, num_heads=hidden // 64, mlp_size=4 * hidden
-        )
-        return cls(vocab_size=vocab_size, **(fields | overrides))
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_heads
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding table: `vocab_size` rounded up to `vocab_multiple`."""
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+from bert_jax.model_config import BertConfig
+from bert_jax.typed_mapping import build, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +23,9 @@ class Phase:
     share: float
 
     def __post_init__(self) -> None:
-        _require(self.length >= 8, f"phase length {self.length} is too short: at least 8 tokens")
-        _require(self.batch_size > 0, "phase batch_size must be positive")
-        _require(0 <= self.share <= 1, "phase share must lie in [0, 1]")
+        require(self.length >= 8, f"phase length {self.length} is too short: at least 8 tokens")
+        require(self.batch_size > 0, "phase batch_size must be positive")
+        require(0 <= self.share <= 1, "phase share must lie in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,16 +57,16 @@ class OptimizerConfig:
     per_replica: bool = False
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.name in ("bert_adam", "adamw", "lamb"),
             f"optimizer.name {self.name!r} is not known: use 'bert_adam', 'adamw' or 'lamb'",
         )
         for name in ("learning_rate", "epsilon", "clip_norm"):
-            _require(getattr(self, name) > 0, f"optimizer.{name} must be positive")
+            require(getattr(self, name) > 0, f"optimizer.{name} must be positive")
         for name in ("warmup_steps", "weight_decay"):
-            _require(getattr(self, name) >= 0, f"optimizer.{name} must not be negative")
+            require(getattr(self, name) >= 0, f"optimizer.{name} must not be negative")
         for name in ("beta1", "beta2"):
-            _require(0 <= getattr(self, name) < 1, f"optimizer.{name} must lie in [0, 1)")
+            require(0 <= getattr(self, name) < 1, f"optimizer.{name} must lie in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,21 +87,21 @@ class DataConfig:
     reader: str = "auto"
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.store != "",
             "data.store is empty: name a directory made by `python -m data_pipeline.prepare`",
         )
-        _require(
+        require(
             0 <= self.short_sequence_probability <= 1,
             "data.short_sequence_probability must lie in [0, 1]",
         )
-        _require(
+        require(
             self.pairs in ("next_sentence", "sentence_order", "none"),
             f"data.pairs {self.pairs!r} is not known: use 'next_sentence', 'sentence_order' or "
             "'none'",
         )
-        _require(self.dupe_factor >= 0, "data.dupe_factor must be positive, or 0 for fresh masks")
-        _require(
+        require(self.dupe_factor >= 0, "data.dupe_factor must be positive, or 0 for fresh masks")
+        require(
             self.reader in ("auto", "tf.data", "threads"),
             f"data.reader {self.reader!r} is not known: use 'auto', 'tf.data' or 'threads'",
         )
@@ -222,7 +133,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         for name in ("every", "examples", "batch_size"):
-            _require(getattr(self, name) > 0, f"evaluation.{name} must be positive")
+            require(getattr(self, name) > 0, f"evaluation.{name} must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +144,8 @@ class CheckpointConfig:
     keep_last: int = 3
 
     def __post_init__(self) -> None:
-        _require(self.every > 0, "checkpoint.every must be positive")
-        _require(self.keep_last > 0, "checkpoint.keep_last must be positive")
+        require(self.every > 0, "checkpoint.every must be positive")
+        require(self.keep_last > 0, "checkpoint.keep_last must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,25 +176,25 @@ class RunConfig:
     init_from: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.steps > 0, "steps must be positive")
-        _require(self.seed >= 0, "seed must not be negative")
-        _require(self.accumulation > 0, "accumulation must be positive")
-        _require(self.log_every > 0, "log_every must be positive")
-        _require(bool(self.phases), "phases is empty: a run needs at least one")
+        require(self.steps > 0, "steps must be positive")
+        require(self.seed >= 0, "seed must not be negative")
+        require(self.accumulation > 0, "accumulation must be positive")
+        require(self.log_every > 0, "log_every must be positive")
+        require(bool(self.phases), "phases is empty: a run needs at least one")
         total = sum(phase.share for phase in self.phases.values())
-        _require(abs(total - 1) < 1e-6, f"the shares of the phases add up to {total:g}, not to 1")
+        require(abs(total - 1) < 1e-6, f"the shares of the phases add up to {total:g}, not to 1")
         for name, phase in self.phases.items():
-            _require(
+            require(
                 phase.length <= self.model.max_positions,
                 f"phases.{name}.length {phase.length} exceeds model.max_positions "
                 f"{self.model.max_positions}",
             )
-            _require(
+            require(
                 phase.batch_size % self.accumulation == 0,
                 f"phases.{name}.batch_size {phase.batch_size} is not a multiple of accumulation "
                 f"{self.accumulation}",
             )
-        _require(
+        require(
             self.optimizer.warmup_steps < self.steps,
             f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves nothing of "
             f"{self.steps} steps",

@@ -11,7 +11,8 @@ from typing import Any
 from data_pipeline.errors import ConfigError
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
 
@@ -23,20 +24,20 @@ def build(kind: Any, value: Any, path: str) -> Any:
         ConfigError: naming the dotted key that is unknown, missing or of another type.
     """
     if typing.get_origin(kind) is dict:
-        _require(isinstance(value, Mapping), f"{path} must be a group of keys, not {value!r}")
+        require(isinstance(value, Mapping), f"{path} must be a group of keys, not {value!r}")
         element = typing.get_args(kind)[1]
         return {key: build(element, value[key], f"{path}.{key}") for key in sorted(value)}
     if not dataclasses.is_dataclass(kind):
         return _plain(kind, value, path)
-    _require(isinstance(value, Mapping), f"{path} must be a group of keys, not {value!r}")
+    require(isinstance(value, Mapping), f"{path} must be a group of keys, not {value!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in value:
         near = difflib.get_close_matches(key, fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
-        _require(key in fields, f"{path}.{key} does not exist: {hint}")
+        require(key in fields, f"{path}.{key} does not exist: {hint}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING
-        _require(name in value or not required, f"{path}.{name} is missing")
+        require(name in value or not required, f"{path}.{name} is missing")
     hints = typing.get_type_hints(kind)
     built = {key: build(hints[key], value[key], f"{path}.{key}") for key in value}
     return typing.cast(type, kind)(**built)
@@ -45,10 +46,10 @@ def build(kind: Any, value: Any, path: str) -> Any:
 def _plain(kind: type, value: Any, path: str) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
-    _require(
+    require(
         type(value) is kind, f"{path} must be of type {kind.__name__}, not {type(value).__name__}"
     )
-    _require(kind is not float or math.isfinite(value), f"{path} must be finite, not {value}")
+    require(kind is not float or math.isfinite(value), f"{path} must be finite, not {value}")
     return value
 
 

@@ -9,15 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from bert_jax.config import BertConfig, CheckpointConfig, MeshConfig, OptimizerConfig
-from bert_jax.typed_mapping import build
-from data_pipeline.errors import ConfigError
+from bert_jax.typed_mapping import build, require
 
 TASKS = ("classification", "regression", "multiple_choice", "question_answering", "tagging")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -51,10 +45,10 @@ class LabelledData:
     def __post_init__(self) -> None:
         for name in ("source", "train", "validation"):
             hint = "a file or a split" if name != "source" else "'files' or a name such as glue/rte"
-            _require(getattr(self, name) != "", f"data.{name} is empty: name {hint}")
+            require(getattr(self, name) != "", f"data.{name} is empty: name {hint}")
         found = words(self.labels)
-        _require(len(set(found)) == len(found), f"data.labels names a label twice: {self.labels}")
-        _require(len(found) != 1, f"data.labels names one label ({self.labels}): at least two")
+        require(len(set(found)) == len(found), f"data.labels names a label twice: {self.labels}")
+        require(len(found) != 1, f"data.labels names one label ({self.labels}): at least two")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +69,7 @@ class QuestionAnswering:
 
     def __post_init__(self) -> None:
         for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length"):
-            _require(getattr(self, name) > 0, f"question_answering.{name} must be positive")
+            require(getattr(self, name) > 0, f"question_answering.{name} must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +95,7 @@ class FinetuneModel:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        _require(0 <= self.head_dropout < 1, "model.head_dropout must lie in [0, 1)")
+        require(0 <= self.head_dropout < 1, "model.head_dropout must lie in [0, 1)")
 
     def applied_to(self, config: BertConfig) -> BertConfig:
         """The pre-trained model's configuration with these settings."""
@@ -129,8 +123,8 @@ class FinetuneOptimizer:
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.warmup_share < 1, "optimizer.warmup_share must lie in [0, 1)")
-        _require(0 < self.layer_decay <= 1, "optimizer.layer_decay must lie in (0, 1]")
+        require(0 <= self.warmup_share < 1, "optimizer.warmup_share must lie in [0, 1)")
+        require(0 < self.layer_decay <= 1, "optimizer.layer_decay must lie in (0, 1]")
         self.over(1)
 
     def over(self, steps: int) -> OptimizerConfig:
@@ -152,9 +146,9 @@ class FinetuneEvaluation:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        _require(self.every >= 0, "evaluation.every must not be negative")
-        _require(self.batch_size > 0, "evaluation.batch_size must be positive")
-        _require(bool(words(self.metrics)), "evaluation.metrics is empty: name at least one")
+        require(self.every >= 0, "evaluation.every must not be negative")
+        require(self.batch_size > 0, "evaluation.batch_size must be positive")
+        require(bool(words(self.metrics)), "evaluation.metrics is empty: name at least one")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,14 +176,14 @@ class FinetuneConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.task in TASKS, f"task {self.task!r} is not known: use one of {', '.join(TASKS)}"
         )
-        _require(self.init_from != "", "--init_from is missing: name a run or a model directory")
+        require(self.init_from != "", "--init_from is missing: name a run or a model directory")
         for name in ("batch_size", "epochs", "seeds", "log_every"):
-            _require(getattr(self, name) > 0, f"{name} must be positive")
-        _require(self.seed >= 0, "seed must not be negative")
-        _require(self.length >= 8, f"length {self.length} is too short: at least 8 tokens")
+            require(getattr(self, name) > 0, f"{name} must be positive")
+        require(self.seed >= 0, "seed must not be negative")
+        require(self.length >= 8, f"length {self.length} is too short: at least 8 tokens")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
@@ -207,7 +201,7 @@ class FinetuneConfig:
             ConfigError: not even one.
         """
         steps = int(examples / self.batch_size * self.epochs)
-        _require(
+        require(
             steps > 0,
             f"{examples} training examples in batches of {self.batch_size} over {self.epochs:g} "
             "epochs make no step: set batch_size lower or epochs higher",

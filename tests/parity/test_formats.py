@@ -15,12 +15,13 @@ import pytest
 import torch
 import transformers
 
-from bert_jax.config import SIZES, BertConfig
+from bert_jax.config import BertConfig
 from bert_jax.convert.conversion import convert
 from bert_jax.convert.huggingface import export_huggingface
 from bert_jax.convert.load import load_pretrained
 from bert_jax.convert.mapping import flatten
 from bert_jax.model import apply_pretraining, encode
+from bert_jax.model_config import SIZES
 from data_pipeline.tokenizers import load_tokenizer
 from tests.parity.test_export import batch_of, random_params, their_inputs, vocabulary
 
