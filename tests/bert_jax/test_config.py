@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from bert_jax.config import SIZES, BertConfig, PhaseSpan, RunConfig
+from bert_jax.config import BertConfig, PhaseSpan, RunConfig
+from bert_jax.model_config import SIZES
 from bert_jax.typed_mapping import differences
 from configs import demo, pretrain
 from data_pipeline.errors import ConfigError
