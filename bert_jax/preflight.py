@@ -27,7 +27,11 @@ _OWN_KEYS = ("data.store:", "data.reader:")
 
 
 def check(description: dict[str, Any], workdir: Path) -> None:
-    """Compares all hosts of the run; `description` is that of `run_directory`.
+    """Compares all hosts of the run, and whether they share the work directory.
+
+    Args:
+        description: what identifies the run: that of `run_directory`, or of a fine-tuning run.
+        workdir: of the run.
 
     Raises:
         ConfigError: hosts have other code, packages, configuration, data or numbers of devices; in
@@ -38,11 +42,8 @@ def check(description: dict[str, Any], workdir: Path) -> None:
         return
     own = {
         "code": code_fingerprint(),
-        "versions": description["versions"],
-        "config": description["config"],
-        "store": description["store_fingerprint"],
-        "tokenizer": description["tokenizer_fingerprint"],
         "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        **description,
     }
     found = [json.loads(value) for value in agreement.gather(json.dumps(own))]
     lines = disagreements(found)

@@ -4,8 +4,9 @@ r"""Command: a pod on this machine: several processes as its hosts, simulated de
     python -m launch.local_pod --processes=4 --devices=4 -- \
         --config=configs/pretrain.py:tiny --workdir=runs/pod --config.data.store=stores/mine
 
-What follows `--` is the command line of `bert_jax.pretrain`, which runs in every process as it does
-on the hosts of a real pod, over loopback. The lines that the hosts print begin with their number.
+What follows `--` is the command line of `bert_jax.pretrain` (or, with `--module`, of
+`bert_jax.finetune`), which runs in every process as it does on the hosts of a real pod, over
+loopback. The lines that the hosts print begin with their number.
 SIGTERM and Ctrl-C are passed on; where one host dies the others end, or are ended, too. Leaves with
 0 if all did, 75 if they stopped and saved, 76 if a host was lost, else with the error of a host.
 """
@@ -120,12 +121,14 @@ def main(arguments: Sequence[str]) -> None:
     if values.processes < 1 or values.devices < 1:
         raise UsageError("--processes and --devices must be positive")
     if not arguments[1:]:
-        raise UsageError("the flags of bert_jax.pretrain are missing: give them after --")
-    command = [sys.executable, "-m", "bert_jax.pretrain", *arguments[1:]]
+        raise UsageError(f"the flags of {values.module} are missing: give them after --")
+    command = [sys.executable, "-m", values.module, *arguments[1:]]
     sys.exit(run(command, values.processes, values.devices, values.peer_seconds))
 
 
 if __name__ == "__main__":
+    modules = ["bert_jax.pretrain", "bert_jax.finetune"]
+    flags.DEFINE_enum("module", modules[0], modules, "What every host runs.")
     flags.DEFINE_integer("processes", 4, "Simulated hosts.")
     flags.DEFINE_integer("devices", 4, "Simulated devices of each host.")
     flags.DEFINE_integer("peer_seconds", 30, "A host silent for so long is lost.")

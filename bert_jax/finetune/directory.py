@@ -70,7 +70,7 @@ def begin(workdir: Path, current: dict[str, Any], tokenizer: Tokenizer) -> None:
             raise DataError(f"{workdir} holds no fine-tuning run: choose another --workdir")
         _check_same(saved, json.loads(json.dumps(current)), workdir)
     try:
-        (workdir / "tokenizer").mkdir(exist_ok=True)
+        (workdir / "tokenizer").mkdir(parents=True, exist_ok=True)
         tokenizer.save(workdir / "tokenizer")
     except OSError as error:
         raise DiskError(f"cannot write the tokenizer into {workdir}: {error}") from error

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning from the first step to the last, or from wherever the run was left; every task.
 
-`prepare` reads the model and the data and compiles nothing yet; `finetune` trains one seed: restore
-or initialise, train, evaluate, keep the best checkpoint, predict the test splits with it. The only
-position kept is the number of updates: order of examples and dropout are functions of (seed, step).
+`finetune` trains one seed of what `bert_jax.finetune.setup` has prepared: restore or initialise,
+train, evaluate, keep the best checkpoint, predict the test splits with it. The only position kept
+is the number of updates: order of examples and dropout are functions of (seed, step).
 """
 
 import contextlib
@@ -11,38 +11,26 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bert_jax import partitioning, run_directory
+from bert_jax import agreement, distributed, partitioning, run_directory
 from bert_jax.checkpoint import Checkpoints, load_params
-from bert_jax.config import BertConfig
 from bert_jax.convert.finetuned import finetuned_shapes
 from bert_jax.finetune import directory, predictions
-from bert_jax.finetune.config import FinetuneConfig, words
-from bert_jax.finetune.source import load_encoder
-from bert_jax.finetune.step import (
-    init_finetune_state,
-    make_finetune_optimizer,
-    make_finetune_step,
-    make_predict_step,
-)
-from bert_jax.finetune.task import Task
-from bert_jax.finetune.tasks import build_task
+from bert_jax.finetune.config import words
+from bert_jax.finetune.setup import Setup
+from bert_jax.finetune.step import init_finetune_state
 from bert_jax.metrics import Window
 from bert_jax.monitoring import Monitor
 from bert_jax.optimizer import learning_rate_schedule
 from bert_jax.preemption import StopRequest
 from bert_jax.train_step import State
-from data_pipeline.errors import ConfigError, Preempted
+from data_pipeline.errors import Preempted
 from data_pipeline.labelled.examples import Examples, at_places
-from data_pipeline.tokenizers import Tokenizer
 
 
 @dataclasses.dataclass
@@ -56,25 +44,8 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """What all seeds of a recipe share, compiled programs included."""
-
-    config: FinetuneConfig
-    model: BertConfig
-    encoder: Any
-    tokenizer: Tokenizer
-    task: Task
-    mesh: Mesh
-    steps: int
-    optimizer: optax.GradientTransformation
-    abstract: State
-    train_step: Callable[..., Any]
-    predict_step: Callable[..., Any]
-
-
-@dataclasses.dataclass(frozen=True)
 class Run:
-    """One seed of it, in its directory."""
+    """One seed of a recipe, in its directory."""
 
     setup: Setup
     seed: int
@@ -82,54 +53,6 @@ class Run:
     description: dict[str, Any]
     checkpoints: Checkpoints
     monitor: Monitor
-
-
-def prepare(config: FinetuneConfig) -> Setup:
-    """Loads model and data and settles everything that can be refused before training.
-
-    Raises:
-        UserError: anything the user can put right.
-    """
-    model, encoder, tokenizer = load_encoder(config)
-    task = build_task(config, tokenizer)
-    mesh = partitioning.make_mesh(config.mesh)
-    partitioning.check_model_divisible(model, mesh)
-    rows = math.prod(mesh.shape[axis] for axis in partitioning.BATCH_AXES)
-    for key, size in (
-        ("batch_size", config.batch_size),
-        ("evaluation.batch_size", config.evaluation.batch_size),
-    ):
-        if size % rows:
-            raise ConfigError(f"{key} {size} is not divisible by {rows} data-parallel devices")
-    steps = config.steps(len(task.train))
-    optimizer = make_finetune_optimizer(config, model.num_layers, steps)
-    init = functools.partial(init_finetune_state, model, task, optimizer)
-    abstract = partitioning.with_shardings(
-        mesh,
-        jax.eval_shape(init, encoder, jax.random.key(0)),
-        shard_optimizer=config.mesh.shard_optimizer,
-    )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return Setup(
-        config=config,
-        model=model,
-        encoder=encoder,
-        tokenizer=tokenizer,
-        task=task,
-        mesh=mesh,
-        steps=steps,
-        optimizer=optimizer,
-        abstract=abstract,
-        train_step=jax.jit(
-            make_finetune_step(model, task, optimizer, config.frozen_encoder),
-            out_shardings=(shardings, None),
-            donate_argnums=0,
-        ),
-        predict_step=jax.jit(
-            make_predict_step(model, task),
-            out_shardings=NamedSharding(mesh, PartitionSpec()),
-        ),
-    )
 
 
 def finetune(setup: Setup, seed: int, workdir: Path, overwrite: bool = False) -> dict[str, Any]:
@@ -145,30 +68,32 @@ def finetune(setup: Setup, seed: int, workdir: Path, overwrite: bool = False) ->
     names = predictions.file_names(
         words(config.data.test), words(config.predictions.files), setup.task.suffix
     )
-    workdir.mkdir(exist_ok=True)
     description = directory.description(config, setup.model, setup.tokenizer, setup.task)
-    directory.begin(workdir, description, setup.tokenizer)
+    agreement.from_primary(lambda: directory.begin(workdir, description, setup.tokenizer))
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
         keep_best_metric="shortfall",
     )
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
         stack.enter_context(contextlib.closing(checkpoints))
+        stack.enter_context(distributed.leave_together(checkpoints.settle))
         state, progress = restore_or_init(setup, seed, checkpoints)
         if progress.step < setup.steps and not overwrite:
-            predictions.refuse_existing(workdir / "predictions", list(names.values()))
+            files = [workdir / "predictions" / name for name in names.values()]
+            agreement.from_primary(lambda: predictions.refuse_existing(files))
         monitor = Monitor(
             workdir,
             setup.steps,
             progress.step,
             columns=setup.task.columns,
-            enabled=jax.process_index() == 0,
+            enabled=agreement.primary(),
         )
         stack.enter_context(contextlib.closing(monitor))
         run = Run(setup, seed, workdir, description, checkpoints, monitor)
         monitor.message(_opening(run, progress.step))
-        train(run, state, progress, stack.enter_context(StopRequest()))
+        train(run, state, progress, stop)
     return finish(run, progress, names, overwrite)
 
 
@@ -203,8 +128,9 @@ def train(run: Run, state: State, progress: Progress, stop: StopRequest) -> None
         progress.step += 1
         progress.wall_seconds = time.monotonic() - started
         window.add(progress.step, terms, batch)
+        distributed.step_made()
         monitor.count(examples=config.batch_size, tokens=config.batch_size * length, wait=waited)
-        stopping = stop.requested
+        stopping = stop.due(progress.step)
         evaluated = progress.step in marks
         if progress.step % config.log_every == 0 or progress.step == 1 or evaluated or stopping:
             window.read()
@@ -290,10 +216,12 @@ def finish(run: Run, progress: Progress, names: dict[str, str], overwrite: bool)
         "wall_seconds": round(progress.wall_seconds, 1),
         "versions": run_directory.versions(),
     }
-    if jax.process_index() == 0:
-        if contents:
-            predictions.write_all(run.workdir / "predictions", contents, overwrite)
+
+    def write() -> None:
+        predictions.write_all(run.workdir / "predictions", contents, overwrite)
         run_directory.write_json(run.workdir / "summary.json", summary)
+
+    agreement.from_primary(write)
     return summary
 
 

@@ -22,18 +22,18 @@ def file_names(splits: Sequence[str], names: Sequence[str], suffix: str) -> dict
     return dict(zip(splits, names, strict=True))
 
 
-def refuse_existing(folder: Path, names: Sequence[str]) -> None:
+def refuse_existing(paths: Sequence[Path]) -> None:
     """Stops before any work is done for a file that could not be written.
 
     Raises:
-        OutputError: one of the files is there.
+        OutputError: one of the files, or folders of files, is there.
     """
-    for name in names:
-        if (folder / name).exists():
-            raise _exists(folder / name)
+    for path in paths:
+        if path.exists():
+            raise _exists(path)
 
 
-def write_all(folder: Path, contents: Mapping[str, str], overwrite: bool) -> list[Path]:
+def write_all(folder: Path, contents: Mapping[str, str], overwrite: bool) -> None:
     """Writes every file under a temporary name, then gives all of them theirs.
 
     Args:
@@ -59,7 +59,6 @@ def write_all(folder: Path, contents: Mapping[str, str], overwrite: bool) -> lis
     finally:
         for name in contents:
             (folder / f"{name}.tmp").unlink(missing_ok=True)
-    return [folder / name for name in contents]
 
 
 def table(ids: Sequence[str], values: Sequence[str]) -> str:

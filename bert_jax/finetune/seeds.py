@@ -2,13 +2,19 @@
 """One seed in the work directory itself, or several, one after another, in sub-directories."""
 
 import contextlib
+import hashlib
 import statistics
 from pathlib import Path
 from typing import Any
 
-from bert_jax import run_directory, run_lock
+import numpy as np
+
+from bert_jax import agreement, preflight, run_directory, run_lock
+from bert_jax.convert.mapping import flatten
+from bert_jax.finetune import directory
 from bert_jax.finetune.config import FinetuneConfig
-from bert_jax.finetune.loop import finetune, prepare
+from bert_jax.finetune.loop import finetune
+from bert_jax.finetune.setup import Setup, prepare
 
 
 def finetune_seeds(
@@ -23,8 +29,9 @@ def finetune_seeds(
         UserError: anything the user can put right; what was saved stays intact.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run_lock.exclusive(workdir))
+        agreement.from_primary(lambda: stack.enter_context(run_lock.exclusive(workdir)))
         setup = prepare(config)
+        _check_hosts(setup, workdir)
         if config.seeds == 1:
             summary = finetune(setup, config.seed, workdir, overwrite)
         else:
@@ -33,8 +40,28 @@ def finetune_seeds(
                 for seed in range(config.seed, config.seed + config.seeds)
             ]
             summary = summarize(summaries)
-            run_directory.write_json(workdir / "summary.json", summary)
+            agreement.from_primary(
+                lambda: run_directory.write_json(workdir / "summary.json", summary)
+            )
     return summary
+
+
+def _check_hosts(setup: Setup, workdir: Path) -> None:
+    """Do all hosts mean the same run, with the same weights and data?
+
+    Raises:
+        UserError: of `preflight.check`.
+    """
+    if agreement.processes() == 1:
+        return
+    weights = hashlib.sha256()
+    for path, array in sorted(flatten(setup.encoder).items()):
+        weights.update(path.encode() + np.ascontiguousarray(array).tobytes())
+    splits = {**setup.task.validation, **setup.task.test}
+    found = directory.description(setup.config, setup.model, setup.tokenizer, setup.task)
+    found["weights"] = weights.hexdigest()
+    found["splits"] = {name: examples.fingerprint for name, examples in splits.items()}
+    preflight.check(found, workdir)
 
 
 def summarize(summaries: list[dict[str, Any]]) -> dict[str, Any]:

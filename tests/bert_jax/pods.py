@@ -64,16 +64,18 @@ def start(arguments, **environment):
     )
 
 
-def run_pod(hosts, devices, flags, *, signal_at=None):
+def run_pod(hosts, devices, flags, *, module="bert_jax.pretrain", signal_at=None):
     """Runs `launch.local_pod` to its end; returns its exit code and what it printed.
 
     Args:
         hosts: simulated hosts.
         devices: of each host.
-        flags: of `bert_jax.pretrain`.
+        flags: of `module`.
+        module: the command that every host runs.
         signal_at: (step, signal, host): after its line about that step, one host gets a signal.
     """
-    options = [f"--processes={hosts}", f"--devices={devices}", "--peer_seconds=10"]
+    options = [f"--processes={hosts}", f"--devices={devices}", f"--module={module}"]
+    options.append("--peer_seconds=10")
     pod = start(["-m", "launch.local_pod", *options, "--", *flags])
     lines, processes = [], {}
     with pod:

@@ -13,9 +13,9 @@ from bert_jax import partitioning
 from bert_jax.checkpoint import load_params
 from bert_jax.config import BertConfig, MeshConfig
 from bert_jax.convert.finetuned import finetuned_shapes
-from bert_jax.finetune import loop
-from bert_jax.finetune.loop import prepare
+from bert_jax.finetune import loop, setup
 from bert_jax.finetune.seeds import finetune_seeds
+from bert_jax.finetune.setup import prepare
 from bert_jax.run_directory import read_config
 from bert_jax.typed_mapping import build
 from data_pipeline.errors import ConfigError, DataError, OutputError
@@ -78,17 +78,17 @@ def test_the_best_checkpoint_is_kept_and_the_later_of_two_equals(
 ):
     scores = iter([0.5, 0.9, 0.7, 0.9, 0.8, 0.1, 0.3])
     predicted = []
-    build_task, predict = loop.build_task, loop.predict
+    build_task, predict = setup.build_task, loop.predict
 
     def with_given_scores(*arguments):
         task = build_task(*arguments)
         return dataclasses.replace(task, score=lambda *_: {"accuracy": next(scores, 0.9)})
 
-    def remember(setup, params, examples):
+    def remember(prepared, params, examples):
         predicted.append(jax.device_get(params))
-        return predict(setup, params, examples)
+        return predict(prepared, params, examples)
 
-    monkeypatch.setattr(loop, "build_task", with_given_scores)
+    monkeypatch.setattr(setup, "build_task", with_given_scores)
     monkeypatch.setattr(loop, "predict", remember)
     config = make_config(model, tables, **{"evaluation.every": 1, "epochs": 1.0})
     summary = finetune_seeds(config, tmp_path / "run")
@@ -128,10 +128,10 @@ def test_the_last_batch_of_an_evaluation_counts_only_its_rows(model, tables):
     """21 rows in batches of 8 and of 24 (a batch must divide over the eight devices)."""
     found = []
     for size in (8, 24):
-        setup = prepare(make_config(model, tables, **{"evaluation.batch_size": size}))
-        state, _ = _fresh(setup)
-        examples = setup.task.validation[str(tables / "dev.tsv")]
-        found.append(loop.predict(setup, state["params"], examples))
+        prepared = prepare(make_config(model, tables, **{"evaluation.batch_size": size}))
+        state, _ = _fresh(prepared)
+        examples = prepared.task.validation[str(tables / "dev.tsv")]
+        found.append(loop.predict(prepared, state["params"], examples))
     (outputs, averages), (whole, expected) = found
     assert len(outputs) == len(whole) == 21
     np.testing.assert_allclose(np.stack(outputs), np.stack(whole), atol=1e-5)
@@ -143,12 +143,12 @@ def test_the_last_batch_of_an_evaluation_counts_only_its_rows(model, tables):
     assert averages["loss"] == pytest.approx(-log_probabilities[range(21), labels].mean(), rel=1e-5)
 
 
-def _fresh(setup, seed=0):
+def _fresh(prepared, seed=0):
     class Empty:
         def restore(self, abstract):
             return None
 
-    return loop.restore_or_init(setup, seed, Empty())
+    return loop.restore_or_init(prepared, seed, Empty())
 
 
 def test_several_seeds_share_nothing_but_the_recipe(model, tables, tmp_path, finished):
@@ -185,18 +185,18 @@ def test_a_frozen_encoder_stays_as_it_was(model, tables, tmp_path, finished):
 
 def test_fine_tuning_goes_on_from_a_fine_tuned_model(finished, tables, tmp_path):
     workdir, _, summary = finished
-    setup = prepare(make_config(workdir, tables))
+    start = prepare(make_config(workdir, tables)).encoder
     best = params_of(workdir, summary["best_step"])
     del best["head"]
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(setup.encoder), best)
+    jax.tree.map(np.testing.assert_array_equal, start, best)
 
 
 def test_random_weights_are_the_same_shape_and_differ_from_seed_to_seed(model, tables):
-    setup = prepare(make_config(model, tables, random_weights=True))
-    assert setup.encoder == {}
+    prepared = prepare(make_config(model, tables, random_weights=True))
+    assert prepared.encoder == {}
     kernels = []
     for seed in (0, 1):
-        params = jax.device_get(_fresh(setup, seed)[0]["params"])
+        params = jax.device_get(_fresh(prepared, seed)[0]["params"])
         kernels.append(params["pooler"]["kernel"])
         assert float(np.std(kernels[-1])) == pytest.approx(0.02 * 0.88, rel=0.1)
     assert not np.array_equal(*kernels)

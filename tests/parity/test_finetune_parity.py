@@ -17,6 +17,7 @@ from bert_jax.convert.mapping import export_tensors
 from bert_jax.convert.names import HUGGINGFACE
 from bert_jax.finetune import loop
 from bert_jax.finetune.seeds import finetune_seeds
+from bert_jax.finetune.setup import prepare
 from tests.bert_jax.labelled_task import make_config, write_model, write_tables
 from tests.bert_jax.runs import rows_of
 
@@ -52,7 +53,7 @@ def test_losses_and_logits_are_those_of_transformers(tmp_path):
     source = write_model(tmp_path / "pretrained")
     write_tables(tmp_path)
     config = make_config(source, tmp_path, **NO_DROPOUT)
-    setup = loop.prepare(config)
+    setup = prepare(config)
     head = loop.init_finetune_state(
         setup.model, setup.task, setup.optimizer, setup.encoder, jax.random.key(config.seed)
     )["params"]["head"]
