@@ -28,15 +28,6 @@ def test_handlers_are_put_back_without_a_signal():
 
 
 def test_a_second_interrupt_is_an_interrupt():
-    # A shell starts background jobs with SIGINT ignored, and the tests may be one.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        interrupt_twice()
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def interrupt_twice():
     with StopRequest():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
