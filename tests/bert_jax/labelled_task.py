@@ -61,7 +61,7 @@ def make_config(model, tables, **changes):
     recipe.evaluation.batch_size = 8
     recipe.optimizer.learning_rate = 3e-3
     recipe.model.update(hidden_dropout=0.0, attention_dropout=0.0)
-    recipe.checkpoint.every = 3
+    recipe.checkpoint.every = 10
     recipe.update_from_flattened_dict(changes)
     return FinetuneConfig.from_mapping(recipe.to_dict() | {"init_from": str(model)})
 

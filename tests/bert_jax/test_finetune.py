@@ -99,15 +99,14 @@ def test_the_best_checkpoint_is_kept_and_the_later_of_two_equals(
     jax.tree.map(np.testing.assert_array_equal, predicted[-1], params_of(tmp_path / "run", 4))
 
 
-@pytest.mark.parametrize("killed_at", [2, 17])
-def test_a_killed_run_ends_with_the_same_bits(finished, tables, tmp_path, monkeypatch, killed_at):
+def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
     whole, config, summary = finished
     workdir = tmp_path / "run"
     window = loop.Window
 
     class Killed(window):
         def add(self, step, *rest):
-            if step == killed_at:
+            if step == 17:
                 raise KeyboardInterrupt
             super().add(step, *rest)
 
@@ -154,10 +153,10 @@ def _fresh(prepared, seed=0):
 def test_several_seeds_share_nothing_but_the_recipe(model, tables, tmp_path, finished):
     config = make_config(model, tables, seeds=2)
     summary = finetune_seeds(config, tmp_path / "runs")
-    accuracy = summary["validation"][str(tables / "dev.tsv")]["loss"]
+    loss = summary["validation"][str(tables / "dev.tsv")]["loss"]
     each = [run["validation"][str(tables / "dev.tsv")]["loss"] for run in summary["runs"]]
     assert each[0] != each[1]
-    assert accuracy == {
+    assert loss == {
         "median": sum(each) / 2,
         "least": min(each),
         "most": max(each),
@@ -165,7 +164,7 @@ def test_several_seeds_share_nothing_but_the_recipe(model, tables, tmp_path, fin
     }
     # The first seed is the run that has this seed alone.
     assert rows_of(tmp_path / "runs" / "seed-0") == rows_of(finished[0])
-    assert finetune_seeds(config, tmp_path / "runs")["validation"] == summary["validation"]
+    assert json.loads((tmp_path / "runs" / "summary.json").read_text()) == summary
 
 
 def test_a_frozen_encoder_stays_as_it_was(model, tables, tmp_path, finished):
