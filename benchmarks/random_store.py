@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.special_tokens import SPECIAL_NAMES
-from data_pipeline.store import StoreWriter
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.wordpiece import WordPieceTokenizer
 
 _BLOCK_DOCUMENTS = 20_000

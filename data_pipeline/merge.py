@@ -14,7 +14,7 @@ import numpy as np
 from data_pipeline.copies import Drops
 from data_pipeline.errors import DataError
 from data_pipeline.parts import Block, Counts, Part
-from data_pipeline.store import StoreWriter
+from data_pipeline.store_writer import StoreWriter
 
 HASHES = 1 << 64
 

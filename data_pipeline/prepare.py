@@ -17,14 +17,12 @@ copies of a document never end up on both sides. A small corpus gets at least on
 side.
 """
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import os
 import platform
-import threading
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +35,12 @@ from data_pipeline.files import access_errors, place, size_and_time, written_who
 from data_pipeline.merge import held_out_limit, write_arrays
 from data_pipeline.output import disk_errors
 from data_pipeline.parts import PartJob, part_path
-from data_pipeline.progress import Progress
+from data_pipeline.progress import watch_files
 from data_pipeline.records import METADATA, ShardJob, plan_shards, write_metadata
-from data_pipeline.store import MANIFEST, Store, StoreWriter, file_entry, manifest_text, open_store
+from data_pipeline.store import MANIFEST, Store, file_entry, manifest_text, open_store
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.tokenizers import Tokenizer, load_tokenizer
 from data_pipeline.workspace import Workspace, clear_leftovers, differences
-
-_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +149,7 @@ def _make_parts(units: Sequence[Unit], job: PartJob, work: Workspace, where: Whe
     if len(left) < len(units):
         print(f"continuing: {len(units) - len(left):,} of {len(units):,} parts are there already")
     sizes = {part_path(work.parts, unit.number).name: unit.bytes for unit in left}
-    with _progress("parts", sizes, work.parts):
+    with watch_files("prepare", "parts", sizes, work.parts):
         _run(left, job, work, where)
 
 
@@ -178,7 +175,7 @@ def _add_records(work: Workspace, where: Where) -> None:
     shards = plan_shards(store)
     job = ShardJob(str(work.final), str(work.final), store.vocab_size)
     sizes = {shard.file: shard.tokens * 2 for shard in shards}
-    with _progress("records", sizes, work.final):
+    with watch_files("prepare", "records", sizes, work.final):
         _run(shards, job, work, where)
     write_metadata(store, shards, work.final)
     added = [shard.file for shard in shards] + list(METADATA)
@@ -200,28 +197,6 @@ def _run(tasks: Sequence[Any], job: Any, work: Workspace, where: Where) -> None:
         processes=where.workers,
         beam_options=where.beam_options,
     )
-
-
-@contextlib.contextmanager
-def _progress(what: str, sizes: Mapping[str, int], directory: Path) -> Iterator[None]:
-    """Tells while the block runs which of the files, of these sizes, have appeared."""
-    progress = Progress("prepare", sum(sizes.values()))
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(_SECONDS_BETWEEN_LOOKS):
-            done = sizes.keys() & {path.name for path in directory.iterdir()}
-            note = f"{what}: {len(done):,} of {len(sizes):,}"
-            progress.update(sum(sizes[name] for name in done), note)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-        progress.finish(f"{what}: {len(sizes):,} of {len(sizes):,}")
-    finally:
-        finished.set()
-        thread.join()
 
 
 def _versions(tokenizer: Tokenizer) -> dict[str, str]:

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress of a command that reads its input once: bytes, speed, time left."""
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 class Progress:
@@ -36,3 +41,27 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+@contextlib.contextmanager
+def watch_files(
+    command: str, what: str, sizes: Mapping[str, int], directory: Path
+) -> Iterator[None]:
+    """Tells while the block runs which of the files, of these sizes, have appeared."""
+    progress = Progress(command, sum(sizes.values()))
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(_SECONDS_BETWEEN_LOOKS):
+            done = sizes.keys() & {path.name for path in directory.iterdir()}
+            note = f"{what}: {len(done):,} of {len(sizes):,}"
+            progress.update(sum(sizes[name] for name in done), note)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+        progress.finish(f"{what}: {len(sizes):,} of {len(sizes):,}")
+    finally:
+        finished.set()
+        thread.join()

@@ -10,7 +10,7 @@ import numpy as np
 
 import data_pipeline
 from data_pipeline.special_tokens import SPECIAL_NAMES
-from data_pipeline.store import StoreWriter
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@
 import numpy as np
 
 from data_pipeline.special_tokens import SPECIAL_NAMES
-from data_pipeline.store import StoreWriter
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.tokenizers import load_tokenizer
 
 TOPIC = 4  # words in a document; who sees its context can guess one in four

@@ -17,7 +17,8 @@ from data_pipeline.doctor_picture import draw
 from data_pipeline.doctor_tables import render
 from data_pipeline.errors import UsageError
 from data_pipeline.prepare import prepare
-from data_pipeline.store import Store, StoreWriter
+from data_pipeline.store import Store
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.wordpiece import WordPieceTokenizer
 from tests.data_pipeline.command import ROOT, assert_fails, run
 

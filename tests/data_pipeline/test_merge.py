@@ -13,7 +13,7 @@ from data_pipeline.documents import Document
 from data_pipeline.merge import hash_range, write_arrays
 from data_pipeline.parts import Counts, Part, PartJob, encode, part_path
 from data_pipeline.prepare import prepare, summary
-from data_pipeline.store import StoreWriter
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.wordpiece import WordPieceTokenizer
 from tests.data_pipeline.test_prepare import decoded, random_documents, write_lines
 

@@ -11,7 +11,8 @@ from data_pipeline.errors import ConfigError, DataError
 from data_pipeline.mixture import BLOCK, MixedStream, Mixture, open_mixture
 from data_pipeline.random_bits import Purpose, bits
 from data_pipeline.source import ExampleOptions, ExampleStream, batches
-from data_pipeline.store import Store, StoreWriter
+from data_pipeline.store import Store
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.tokenizers import Tokenizer
 from tests.data_pipeline.significance import SMALLEST_P, fit_p
 from tests.data_pipeline.test_source import assert_equal

@@ -13,7 +13,8 @@ import pytest
 
 from data_pipeline.errors import DataError, OutputError
 from data_pipeline.special_tokens import SPECIAL_NAMES
-from data_pipeline.store import Split, Store, StoreWriter, open_store, verify_store
+from data_pipeline.store import Split, Store, open_store, verify_store
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.wordpiece import WordPieceTokenizer
 
 Documents = dict[str, list[list[list[int]]]]
@@ -127,7 +128,7 @@ def test_an_unfinished_store_leaves_nothing(tmp_path: Path, tokenizer: WordPiece
 KILLED = """
 import os, signal
 from pathlib import Path
-from data_pipeline.store import StoreWriter
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.tokenizers import load_tokenizer
 writer = StoreWriter(Path({path!r}), load_tokenizer(Path({tokenizer!r})))
 for _ in range(10000):
@@ -189,7 +190,7 @@ FULL = """
 import resource
 from pathlib import Path
 from data_pipeline.errors import DiskError
-from data_pipeline.store import StoreWriter
+from data_pipeline.store_writer import StoreWriter
 from data_pipeline.tokenizers import load_tokenizer
 tokenizer = load_tokenizer(Path({tokenizer!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
