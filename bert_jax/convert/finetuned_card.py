@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of a fine-tuned model: what it answers, recipe, data and figures of its run."""
+"""The README.md of a fine-tuned model: what it answers, recipe, data and figures of its run.
+
+Of files and models it names the last part of the path: the rest is nobody else's business.
+"""
 
 import importlib.metadata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bert_jax.convert.finetuned import Finetuned
@@ -92,7 +96,9 @@ def _use(found: Finetuned, directory: str, target_format: str) -> str:
 def _training(recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
     optimizer = recipe["optimizer"]
     rows: dict[str, Any] = {
-        "started from": "random weights" if recipe["random_weights"] else recipe["init_from"],
+        "started from": "random weights"
+        if recipe["random_weights"]
+        else Path(recipe["init_from"]).name,
         "epochs": f"{recipe['epochs']:g}",
         "batch": recipe["batch_size"],
         "tokens": recipe["length"],
@@ -114,7 +120,9 @@ def _training(recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str
 
 def _data(recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     data = recipe["data"]
-    rows = {"source": data["source"], "training": data["train"], "validation": data["validation"]}
+    rows = {"source": data["source"]}
+    for split in ("train", "validation"):
+        rows[split] = ", ".join(Path(name).name for name in data[split].split(","))
     if summary:
         rows["training examples"] = f"{summary['training_examples']:,}"
     return table("Data", rows) + (
@@ -128,5 +136,5 @@ def _figures(summary: Mapping[str, Any]) -> str:
     for split, figures in summary["validation"].items():
         for name, value in figures.items():
             shown = f"{value:,}" if name == "examples" else f"{value:.4f}"
-            rows[f"{split}, {name}"] = shown
+            rows[f"{Path(split).name}, {name}"] = shown
     return table("Figures", rows)

@@ -80,8 +80,8 @@ def write_finetuned(folder, task):
     name, labels, outputs = FINETUNED[task]
     recipe = copy.deepcopy(finetune.get_config(name))
     recipe.task = task
-    recipe.data.train = recipe.data.validation = "x.tsv"
-    recipe = FinetuneConfig.from_mapping(recipe.to_dict() | {"init_from": "x"})
+    recipe.data.train = recipe.data.validation = "secret/x.tsv"
+    recipe = FinetuneConfig.from_mapping(recipe.to_dict() | {"init_from": "secret/x"})
     config, tokenizer = tiny_config(), tiny_tokenizer(folder)
     params = random_params(config)
     params = {part: params[part] for part in ("embeddings", "encoder", "pooler")}
@@ -99,7 +99,7 @@ def write_finetuned(folder, task):
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1)
     checkpoints.save(3, {"params": params}, described)
     checkpoints.close()
-    validation = {"x.tsv": {"loss": 0.25, "accuracy": 0.875, "examples": 8}}
+    validation = {"secret/x.tsv": {"loss": 0.25, "accuracy": 0.875, "examples": 8}}
     summary = {"best_step": 3, "steps": 4, "training_examples": 60, "validation": validation}
     (workdir / "summary.json").write_text(json.dumps(summary))
     return workdir, config, params

@@ -61,8 +61,9 @@ def test_the_configuration_says_class_and_labels(exported):
 def test_the_card_tells_recipe_data_and_figures(exported):
     task, _, directory = exported
     card = (directory / "README.md").read_text()
-    for text in ("| training | x.tsv |", "| x.tsv, accuracy | 0.8750 |", "| optimiser | bert_adam"):
+    for text in ("| train | x.tsv |", "| x.tsv, accuracy | 0.8750 |", "| optimiser | bert_adam"):
         assert text in card
+    assert "secret" not in card
     assert ("Labels, in the order of the logits" in card) == bool(FINETUNED[task][1])
     assert (directory / "tokenizer.json").exists()
 
