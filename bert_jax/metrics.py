@@ -77,12 +77,16 @@ def _fetch(terms: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
 
 
 def _keep_batch(directory: Path, pending: _Pending, broken: list[str]) -> str:
-    directory.mkdir(parents=True, exist_ok=True)
     process = f"-process-{jax.process_index()}" if jax.process_count() > 1 else ""
     path = directory / f"step-{pending.step}{process}.npz"
-    np.savez_compressed(path, allow_pickle=False, **pending.batch)
+    kept = f"is kept in {path}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, allow_pickle=False, **pending.batch)
+    except OSError as error:
+        kept = f"cannot be kept in {path} ({error.strerror})"
     return (
-        f"{' and '.join(broken)} not finite at step {pending.step}; its batch is kept in {path}. "
+        f"{' and '.join(broken)} not finite at step {pending.step}; its batch {kept}. "
         "Checkpoints hold finite steps only. Usual causes: learning rate too high or warm-up too "
         "short (optimizer.learning_rate, optimizer.warmup_steps)"
     )

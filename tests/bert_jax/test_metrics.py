@@ -55,3 +55,11 @@ def test_a_value_that_is_not_finite_stops_and_keeps_the_batch(tmp_path, name, va
     assert caught.value.exit_code == 65
     with np.load(tmp_path / "nonfinite" / "step-7.npz") as kept:
         np.testing.assert_array_equal(kept["input_ids"], BATCH["input_ids"])
+
+
+def test_a_batch_that_cannot_be_kept_does_not_hide_why_the_run_stops(tmp_path):
+    (tmp_path / "file").touch()
+    window = Window(tmp_path / "file" / "nonfinite")
+    window.add(7, terms(norm=np.nan), BATCH)
+    with pytest.raises(DataError, match=r"gradient_norm not finite at step 7; its batch cannot be"):
+        window.read()
