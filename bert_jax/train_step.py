@@ -72,7 +72,7 @@ def make_train_step(
         update_shardings: where each parameter is kept and updated (`partitioning.update_shardings`)
             if the optimiser is sharded: gradients are scattered there, in the compute dtype.
         weight_shardings: where it is computed with; gathered there, in the compute dtype too.
-        replicas: clip and average on each device; needs `accumulation` 1.
+        replicas: clip on each device, then sum; needs `accumulation` 1.
     """
     root = jax.random.key(seed)
 
