@@ -172,7 +172,7 @@ def compile_step(
 
 def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
     # JAX's own cache writes programs for absent devices but cannot read them.
-    kept = jax.config.jax_compilation_cache_dir
+    kept = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     try:
