@@ -8,8 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run(module: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def run(
+    module: str, *arguments: str, file_kilobytes: int | None = None, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Runs the module; a limit on the size of files, set by a shell, fails as a full disk does."""
     command = [sys.executable, "-m", f"data_pipeline.{module}", *arguments]
+    if file_kilobytes:
+        command = ["bash", "-c", f'ulimit -f {file_kilobytes}; exec "$@"', "bash", *command]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
 
 
