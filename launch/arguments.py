@@ -11,6 +11,9 @@ import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
+
+from absl import flags
 
 from data_pipeline.errors import UsageError
 
@@ -34,6 +37,33 @@ class Run:
     workdir: str  # likewise
     overrides: tuple[str, ...] = ()  # --config.key=value
     stage: bool = True  # whether each host copies the store to its own disk first
+
+    @staticmethod
+    def define_flags() -> None:
+        """Defines the flags of the commands that launch a run."""
+        flags.DEFINE_string("store", "", "Store of token ids: gs://bucket/path or a mounted path.")
+        flags.DEFINE_string(
+            "workdir", "", "Directory of the run: gs://bucket/path or a mounted path."
+        )
+        flags.DEFINE_string("config", "", "Recipe, for example configs/pretrain.py:base.")
+        flags.DEFINE_bool("stage", True, "Copy a gs:// store to each host's disk before training.")
+        flags.DEFINE_bool("dry_run", False, "Print the commands, run none.")
+
+    @classmethod
+    def from_flags(cls, overrides: tuple[str, ...]) -> Self:
+        """Reads and checks the flags.
+
+        Raises:
+            UsageError: one is missing or of a wrong form.
+        """
+        given = flags.FLAGS
+        return cls(
+            config=recipe(given.config),
+            store=location("store", given.store),
+            workdir=location("workdir", given.workdir),
+            overrides=overrides,
+            stage=given.stage,
+        )
 
 
 def matching(flag: str, value: str, pattern: re.Pattern[str], example: str) -> str:

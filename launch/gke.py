@@ -60,7 +60,7 @@ def main(values: Sequence[str]) -> None:
         if command == "render":
             print(text)
         else:
-            buckets.check(cloud, _run(overrides), "")
+            buckets.check(cloud, Run.from_flags(overrides), "")
             _apply(cloud, name, namespace, text)
 
 
@@ -150,21 +150,11 @@ def _manifest(name: str, namespace: str, overrides: tuple[str, ...]) -> dict[str
         reservation=given.reservation
         and arguments.matching("reservation", given.reservation, arguments.NAME, "my-tpus"),
     )
-    return manifest(gke_slice(given.slice), _run(overrides), terms)
-
-
-def _run(overrides: tuple[str, ...]) -> Run:
-    given = flags.FLAGS
-    return Run(
-        config=arguments.recipe(given.config),
-        store=arguments.location("store", given.store),
-        workdir=arguments.location("workdir", given.workdir),
-        overrides=overrides,
-        stage=given.stage,
-    )
+    return manifest(gke_slice(given.slice), Run.from_flags(overrides), terms)
 
 
 if __name__ == "__main__":
+    Run.define_flags()
     flags.DEFINE_string("slice", "", "Accelerator type, for example v6e-16 (docs/tpu.md).")
     flags.DEFINE_string("name", "", "Name of the JobSet.")
     flags.DEFINE_string("namespace", "default", "Kubernetes namespace.")
@@ -174,10 +164,5 @@ if __name__ == "__main__":
     )
     flags.DEFINE_bool("spot", False, "Run on spot nodes, which may be taken away.")
     flags.DEFINE_string("reservation", "", "Name of a reservation to run on.")
-    flags.DEFINE_string("store", "", "Store of token ids: gs://bucket/path or a mounted path.")
-    flags.DEFINE_string("workdir", "", "Directory of the run: gs://bucket/path or a mounted path.")
-    flags.DEFINE_string("config", "", "Recipe, for example configs/pretrain.py:base.")
-    flags.DEFINE_bool("stage", True, "Copy a gs:// store to each node's disk before training.")
     flags.DEFINE_float("poll", 30.0, "Seconds between two looks at the JobSet.", lower_bound=0)
-    flags.DEFINE_bool("dry_run", False, "Print the commands, run none.")
     run_command(main)

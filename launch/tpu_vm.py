@@ -46,7 +46,7 @@ def main(values: Sequence[str]) -> None:
             pod.create(rented, tpu)
         return
     which = Pod(rented, tpu, arguments.revision(), flags.FLAGS.poll)
-    run = _run(overrides) if command in ("up", "start", "relaunch") else None
+    run = Run.from_flags(overrides) if command in ("up", "start", "relaunch") else None
     if run and command != "start":
         buckets.check(rented.cloud, run, rented.project)
     with bill(rented):
@@ -126,18 +126,8 @@ def _rented() -> Rented:
     )
 
 
-def _run(overrides: tuple[str, ...]) -> Run:
-    given = flags.FLAGS
-    return Run(
-        config=arguments.recipe(given.config),
-        store=arguments.location("store", given.store),
-        workdir=arguments.location("workdir", given.workdir),
-        overrides=overrides,
-        stage=given.stage,
-    )
-
-
 if __name__ == "__main__":
+    Run.define_flags()
     flags.DEFINE_string("slice", "", "Accelerator type, for example v4-32 (docs/tpu.md).")
     flags.DEFINE_string("name", "", "Name of the slice; one slice, one run.")
     flags.DEFINE_string("zone", "", "Zone that has the slice, for example us-central2-b.")
@@ -146,13 +136,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("service_account", "", "Account the hosts act as; default: the project's.")
     flags.DEFINE_string("valid_until", "", "Give up waiting for the slice after, for example, 6h.")
     flags.DEFINE_bool("internal_ip", False, "Reach the hosts from inside their network.")
-    flags.DEFINE_string("store", "", "Store of token ids: gs://bucket/path or a mounted path.")
-    flags.DEFINE_string("workdir", "", "Directory of the run: gs://bucket/path or a mounted path.")
-    flags.DEFINE_string("config", "", "Recipe, for example configs/pretrain.py:base.")
-    flags.DEFINE_bool("stage", True, "Copy a gs:// store to each host's disk before training.")
     flags.DEFINE_bool("keep", False, "Leave the slice in the end instead of deleting it.")
     flags.DEFINE_float("poll", 60.0, "Seconds between two looks at slice and run.", lower_bound=0)
-    flags.DEFINE_bool("dry_run", False, "Print the commands, run none.")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     run_command(main)
