@@ -149,16 +149,33 @@ def compile_step(
     mesh = partitioning.make_mesh(config.mesh, devices(where))
     partitioning.check_divisible(config, mesh)
     lowered, state = lower_step(config, span, mesh)
+    what = f"{config.model.num_layers} layers, {span.batch_size} x {span.length}"
+    return compile_lowered(lowered, state, where, cache, say, what)
+
+
+def compile_lowered(
+    lowered: jax.stages.Lowered, state: Any, where: Slice, cache: Path | None, say: Say, what: str
+) -> Compiled:
+    """Compiles any program, or finds it in the cache.
+
+    Args:
+        lowered: the program, for devices of the slice.
+        state: shapes with shardings of its "params" and its "optimizer".
+        where: the slice.
+        cache: directory of earlier results; None for none.
+        say: told before something takes long.
+        what: the program's name in that message.
+
+    Raises:
+        OutOfMemoryError: the program does not fit.
+    """
     key = hashlib.sha256(lowered.as_text().encode())
     key.update(f"{where} libtpu {libtpu_version()} {TPU_OPTIONS}".encode())
     path = cache / f"{key.hexdigest()[:32]}.json.gz" if cache else None
     if path is not None and path.exists():
         found = json.loads(gzip.decompress(path.read_bytes()))
     else:
-        say(
-            f"compiling {config.model.num_layers} layers, {span.batch_size} x {span.length}, "
-            f"for {where.name} (minutes)"
-        )
+        say(f"compiling {what}, for {where.name} (minutes)")
         found = _compile(lowered, state)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
