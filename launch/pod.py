@@ -5,6 +5,7 @@ Each step can be taken twice: what is there, installed or running is left alone.
 resumes is here too; what it decides by is in `launch.supervision`.
 """
 
+import contextlib
 import dataclasses
 import shlex
 import time
@@ -14,11 +15,16 @@ from bert_jax.slices import Slice
 from data_pipeline.errors import Preempted, UserError
 from launch.arguments import Run
 from launch.code_archive import archive
+from launch.on_host import RESTARTS_WITHOUT_PROGRESS
 from launch.queued_resource import ABSENT, ACTIVE, COMING, NotReached, Rented, Unavailable
 from launch.supervision import RESUMABLE, Breaker, Report, Verdict, describe, judge, parse, progress
 
 ENDING_SECONDS = 300.0  # in which the hosts notice by themselves that one of them has ended
 ATTEMPTS = 5  # to reach hosts that are just starting
+_TAKEN_AWAY = (
+    "the slice was taken away each time before it had saved anything new: save more often "
+    "(--config.checkpoint.every), or take another --zone or --tier"
+)
 
 
 class TrainingFailed(UserError):
@@ -114,9 +120,14 @@ def launch(pod: Pod, run: Run) -> None:
         time.sleep(pod.poll)
 
 
-def watch(pod: Pod) -> tuple[Verdict, list[Report]]:
-    """Prints how the run does until it ends; no reports mean that the slice was lost."""
-    ending_since, shown = None, ""
+def watch(pod: Pod) -> tuple[Verdict, list[Report], int]:
+    """Prints how the run does until it ends.
+
+    Returns:
+        The verdict, the last reports (none if the slice was lost) and the newest checkpoint that
+        was seen on the way, -1 before the first.
+    """
+    ending_since, shown, saved = None, "", -1
     while True:
         try:
             output = pod.ssh(f"look at the run on {pod.rented.name}", "status")
@@ -124,13 +135,14 @@ def watch(pod: Pod) -> tuple[Verdict, list[Report]]:
             state, _ = pod.rented.state()
             if state != ACTIVE or pod.rented.node_preempted():
                 pod.rented.cloud.say(f"{pod.rented.name}: the slice was taken away ({state})")
-                return Verdict.RESUME, []
+                return Verdict.RESUME, [], saved
             pod.rented.cloud.say(f"{pod.rented.name}: {error}")
             time.sleep(pod.poll)
             continue
         if pod.rented.cloud.dry_run:
-            return Verdict.DONE, []
+            return Verdict.DONE, [], saved
         reports = parse(output)
+        saved = max(saved, progress(reports))
         if (line := describe(reports)) != shown:
             pod.rented.cloud.say(f"{pod.rented.name}: {line}")
             shown = line
@@ -140,7 +152,7 @@ def watch(pod: Pod) -> tuple[Verdict, list[Report]]:
             if time.monotonic() - ending_since > ENDING_SECONDS:
                 pod.ssh("stop the hosts that are left", "stop", "--resumes")
         elif verdict is not Verdict.RUNNING:
-            return verdict, reports
+            return verdict, reports, saved
         time.sleep(pod.poll)
 
 
@@ -149,26 +161,32 @@ def keep_running(pod: Pod, run: Run) -> None:
 
     Raises:
         TrainingFailed: the trainer's own reason is final.
-        CrashLoop: restarts do not bring the run any further.
+        CrashLoop: restarts, after losses of the slice too, do not bring the run any further.
         Preempted: somebody stopped it.
     """
     breaker, saved = Breaker(), -1
     while True:
-        verdict, reports = watch(pod)
-        saved = max(saved, progress(reports))
+        verdict, reports, seen = watch(pod)
+        saved = max(saved, seen)
         if verdict is not Verdict.RESUME:
             conclude(pod, verdict, reports)
             return
-        # Losing the machines is not the run's fault: only restarts on a living slice count.
-        if reports and not breaker.allows(saved):
-            log = _log(pod)
-            raise CrashLoop(
-                f"several restarts found no newer checkpoint than "
-                f"{saved if saved >= 0 else 'the beginning'}; the ends of the logs:\n{log}"
-            )
         place = f"checkpoint {saved}" if saved >= 0 else "the beginning"
+        if not breaker.allows(saved):
+            why = f"the ends of the logs:\n{_log(pod)}" if reports else _TAKEN_AWAY
+            raise CrashLoop(
+                f"{RESTARTS_WITHOUT_PROGRESS} restarts in a row found no newer checkpoint than "
+                f"{place}; {why}"
+            )
         pod.rented.cloud.say(f"{pod.rented.name}: resuming from {place}")
+        time.sleep(pod.poll * breaker.polls_to_wait())
         launch(pod, run)
+
+
+def stop_rest(pod: Pod) -> None:
+    """Stops the hosts that still train; a slice that is gone has none."""
+    with contextlib.suppress(NotReached):
+        pod.ssh("stop the hosts that are left", "stop")
 
 
 def conclude(pod: Pod, verdict: Verdict, reports: Sequence[Report]) -> None:

@@ -90,7 +90,11 @@ def describe(reports: Sequence[Report]) -> str:
 
 
 class Breaker:
-    """Counts restarts that found no newer checkpoint than the one before."""
+    """Counts restarts that found no newer checkpoint than the one before.
+
+    Losing the slice counts like the trainer's own end: one that is taken away again and again
+    before it has saved anything costs money and gets nowhere.
+    """
 
     def __init__(self) -> None:
         self._step: int | None = None
@@ -101,3 +105,7 @@ class Breaker:
         self._restarts = self._restarts + 1 if step == self._step else 1
         self._step = step
         return self._restarts <= RESTARTS_WITHOUT_PROGRESS
+
+    def polls_to_wait(self) -> int:
+        """How many polls to wait before the restart just allowed: 0, 1, 3 without progress."""
+        return 2 ** (self._restarts - 1) - 1

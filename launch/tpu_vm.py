@@ -53,7 +53,8 @@ def main(values: Sequence[str]) -> None:
         if command == "install":
             pod.install(which)
         elif command == "watch":
-            pod.conclude(which, *pod.watch(which))
+            verdict, reports, _ = pod.watch(which)
+            pod.conclude(which, verdict, reports)
         elif command == "stop":
             rented.cloud.say(which.ssh(f"stop {rented.name}", "stop").strip())
         elif run and command == "start":
@@ -70,7 +71,7 @@ def _to_the_end(which: Pod, run: Run) -> None:
         pod.keep_running(which, run)
     except (pod.TrainingFailed, pod.CrashLoop):
         if flags.FLAGS.keep:
-            which.ssh("stop the hosts that are left", "stop")
+            pod.stop_rest(which)
         else:
             _delete(which.rented)
         raise

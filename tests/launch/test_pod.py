@@ -2,6 +2,7 @@
 """What of the life of a run is too slow or too rare for the commands' own tests."""
 
 import ast
+import dataclasses
 import json
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from bert_jax.slices import find_slice
 from launch import pod
+from launch.arguments import Run
 from launch.cloud import Cloud
 from launch.pod import Pod
 from launch.queued_resource import NotReached, Rented
@@ -28,7 +30,7 @@ class Answers(Rented):
         return answer
 
     def state(self) -> tuple[str, str]:
-        return "ACTIVE", ""
+        return "SUSPENDED" if lost else "ACTIVE", ""
 
     def node_preempted(self) -> bool:
         return False
@@ -36,11 +38,19 @@ class Answers(Rented):
 
 asked: list[str] = []
 answers: list[Any] = []
+lost: list[bool] = []
+RUN = Run("configs/pretrain.py:tiny", "gs://data/store", "gs://work/run")
 
 
-def reports(*states: tuple[str, int | None]) -> str:
+def reports(*states: tuple[str, int | None], saved: int | None = 10) -> str:
     lines = [
-        {"host": f"t-{host}", "state": state, "exit_code": code, "checkpoint": 10, "metrics": None}
+        {
+            "host": f"t-{host}",
+            "state": state,
+            "exit_code": code,
+            "checkpoint": saved,
+            "metrics": None,
+        }
         for host, (state, code) in enumerate(states)
     ]
     return "\n".join(json.dumps({"bert_jax": line}) for line in lines)
@@ -48,8 +58,8 @@ def reports(*states: tuple[str, int | None]) -> str:
 
 @pytest.fixture
 def slice_of_two() -> Pod:
-    asked.clear()
-    answers.clear()
+    for content in (asked, answers, lost):
+        content.clear()
     return Pod(Answers(Cloud(), "bert", "us-central2-b"), find_slice("v4-16"), "0" * 40, 0)
 
 
@@ -75,6 +85,55 @@ def test_they_are_given_time_to_notice(slice_of_two: Pod) -> None:
 def test_a_host_that_does_not_answer_once_is_asked_again(slice_of_two: Pod) -> None:
     answers.extend([NotReached("no answer"), reports(("ended", 0), ("ended", 0))])
     assert pod.watch(slice_of_two)[0] is Verdict.DONE
+
+
+@pytest.fixture
+def slept(slice_of_two: Pod, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses of a slice that is launched anew in no time."""
+    pauses: list[float] = []
+    monkeypatch.setattr(pod.time, "sleep", pauses.append)
+    monkeypatch.setattr(pod, "launch", lambda which, run: pauses.append(-1.0))
+    return pauses
+
+
+@pytest.mark.parametrize("saved", [None, 10])
+def test_a_slice_that_is_taken_away_before_it_saves_is_given_up(
+    slice_of_two: Pod, slept: list[float], saved: int | None
+) -> None:
+    lost.append(True)
+    running = reports(("running", None), ("running", None), saved=saved)
+    answers.extend([running, NotReached("gone")] * 4)
+    patient = dataclasses.replace(slice_of_two, poll=60.0)
+    place = "the beginning" if saved is None else "checkpoint 10"
+    message = f"3 restarts in a row found no newer checkpoint than {place}; the slice was taken"
+    with pytest.raises(pod.CrashLoop, match=message) as raised:
+        pod.keep_running(patient, RUN)
+    assert raised.value.exit_code == 70 and "--config.checkpoint.every" in str(raised.value)
+    # After each look a poll; then none, one and three more before the launch.
+    assert slept == [60, 0, -1, 60, 60, -1, 60, 180, -1, 60]
+
+
+def test_a_slice_that_saves_between_losses_goes_on(slice_of_two: Pod, slept: list[float]) -> None:
+    lost.append(True)
+    for saved in range(10):
+        running = reports(("running", None), ("running", None), saved=saved // 3)
+        answers.extend([running, NotReached("gone")])
+    answers.append(reports(("ended", 0), ("ended", 0)))
+    pod.keep_running(slice_of_two, RUN)
+    assert slept.count(-1.0) == 10
+
+
+def test_restarts_with_progress_go_on(slice_of_two: Pod, slept: list[float]) -> None:
+    answers.extend(reports(("ended", 75), ("ended", 75), saved=step) for step in (1, 2, 3, 4, 5))
+    answers.append(reports(("ended", 0), ("ended", 0)))
+    pod.keep_running(slice_of_two, RUN)
+    assert slept == [0, -1] * 5
+
+
+def test_stopping_what_is_left_of_a_slice_that_is_gone_is_no_error(slice_of_two: Pod) -> None:
+    answers.append(NotReached("gone"))
+    pod.stop_rest(slice_of_two)
+    assert asked == ["stop"]
 
 
 def test_the_part_on_the_hosts_runs_on_their_own_python() -> None:
