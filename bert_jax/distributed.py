@@ -112,8 +112,7 @@ def leave_together(settle: Callable[[float], None] | None = None) -> Iterator[No
         else:
             traceback.print_exc()
             message, code = f"{type(error).__name__}: {error}", 70
-        _announce(message, code)
-        _leave(message, code)
+        leave(message, code)
     finally:
         if settle is not None:
             _settle.remove(settle)
@@ -229,8 +228,14 @@ def _watch_run(done: threading.Event, cluster: Cluster) -> None:
         if time.monotonic() - _last_step[0] > cluster.stall_seconds:
             faulthandler.dump_traceback(all_threads=True)
             message = f"no step was made for {cluster.stall_seconds} s (stacks above); {_RESUME}"
-            _announce(message, EXIT_PEER_LOST)
-            _leave(message, EXIT_PEER_LOST)
+            leave(message, EXIT_PEER_LOST)
+
+
+def leave(message: str, code: int) -> NoReturn:
+    """Ends this process, and all others of the run, with a message and an exit code."""
+    if agreement.processes() > 1:
+        _announce(message, code)
+    _leave(message, code)
 
 
 def _announce(message: str, code: int) -> None:
@@ -244,7 +249,7 @@ def _leave(message: str, code: int) -> NoReturn:
         time.sleep(3600)  # another thread is about to end the process
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    if agreement.primary():
+    if agreement.primary() and agreement.processes() > 1:
         time.sleep(_FAREWELL_SECONDS)
     os._exit(code)
 

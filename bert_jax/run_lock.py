@@ -3,18 +3,19 @@
 
 Two trainers in one directory overwrite each other's checkpoints without an error from either. The
 lock is the kernel's (`flock`), so it cannot outlive its owner: after a kill nothing has to be
-cleaned up, and the text in the file only tells the next one who holds it.
+cleaned up, and the text in the file only tells the next one who holds it. Where it ends at the host
+(Cloud Storage FUSE), a lease keeps other hosts out.
 """
 
 import contextlib
-import datetime
 import fcntl
 import json
 import os
 import pathlib
-import socket
 from collections.abc import Iterator
+from typing import Any
 
+from bert_jax import distributed, lease
 from data_pipeline.errors import OutputError
 
 NAME = "run.lock"
@@ -22,10 +23,10 @@ NAME = "run.lock"
 
 @contextlib.contextmanager
 def exclusive(workdir: pathlib.Path | str) -> Iterator[None]:
-    """Makes `workdir` if it is absent and holds its lock.
+    """Makes `workdir` if it is absent and holds its lock and its lease.
 
     Raises:
-        OutputError: it is no path, cannot be made or written, or another process holds its lock.
+        OutputError: it is no path, cannot be made or written, or another run is at work there.
     """
     workdir = pathlib.Path(workdir)
     _make(workdir)
@@ -39,7 +40,8 @@ def exclusive(workdir: pathlib.Path | str) -> Iterator[None]:
         ) from error
     try:
         _lock(descriptor, path)
-        yield
+        with lease.held(workdir, distributed.leave):
+            yield
     finally:
         os.close(descriptor)
 
@@ -67,22 +69,16 @@ def _make(workdir: pathlib.Path) -> None:
 def _lock(descriptor: int, path: pathlib.Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(owner).encode() + b"\n", 0)
+        os.pwrite(descriptor, json.dumps(lease.owner()).encode() + b"\n", 0)
     except BlockingIOError as error:
-        raise OutputError(
-            f"another run is at work in {path.parent}: {_owner(descriptor)}; "
-            "wait for it, stop it, or choose another --workdir"
-        ) from error
+        raise lease.in_use(path.parent, _owner(descriptor)) from error
     except OSError as error:
         raise OutputError(f"cannot lock {path}: {error.strerror}") from error
 
 
-def _owner(descriptor: int) -> str:
+def _owner(descriptor: int) -> dict[str, Any]:
     try:
-        owner = json.loads(os.pread(descriptor, 4096, 0))
-        return "process {pid} on {host}, started {started}".format(**owner)
-    except (ValueError, KeyError, TypeError):
-        return "its name is not in the lock file yet"
+        return dict(json.loads(os.pread(descriptor, 4096, 0)))
+    except (ValueError, TypeError):
+        return {}
