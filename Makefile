@@ -20,6 +20,7 @@ key = $(shell { pwd; sed '/^\[tool:/,$$d' setup.cfg; cat pyproject.toml $(1); } 
 SETUP := .venv/setup-$(call key,constraints.txt)
 PARITY := .venv/parity-$(call key,constraints.txt constraints-parity.txt)
 PLAN := .venv/plan-$(call key,constraints.txt)
+PEER := .venv-peer/peer-$(call key,constraints.txt)
 
 # pip in a few lines: the big downloads, and what went wrong.
 pip_log := .venv/pip.log
@@ -29,7 +30,7 @@ pip_install = set -o pipefail; \
 	| sed -nE -e 's/^ *((Downloading|Using cached) .* MB\)).*/  \1/p' -e 's/^(Installing).*/  \1/p' \
 	|| { tail -n 20 $(pip_log); echo "error: pip failed; its whole output is in $(pip_log)"; exit 1; }
 
-.PHONY: help setup demo test lint parity soak bench plan plan-test plan-all clean
+.PHONY: help setup demo test lint parity soak bench plan plan-test plan-all pod-peer clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-16s%s\n", $$1, $$2}'
@@ -97,9 +98,22 @@ plan-test: plan ## what the TPU compiler makes of a small step
 plan-all: plan ## docs/tpu-plans.md: base and large on every slice of 16 chips (hours)
 	@$(BIN)/python benchmarks/pod_plans.py
 
+pod-peer: $(PEER) ## transformers 4.57 in .venv-peer, for benchmarks/pod_peer.py
+	@.venv-peer/bin/python -m pytest -m parity tests/benchmarks/test_pod_peer.py
+	@echo "pod-peer: try .venv-peer/bin/python benchmarks/pod_peer.py --size=base --slice=v4-32"
+
+# transformers 4.57, the last with Flax, wants older versions of a few packages than ours.
+$(PEER): | $(SETUP)
+	@echo "pod-peer: transformers 4.57 and libtpu -> .venv-peer (1 GB)"
+	@$(BIN)/python -m venv --clear .venv-peer
+	@grep -vE '^(huggingface_hub|tokenizers)==' constraints.txt >.venv-peer/constraints.txt
+	@.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check \
+		-e ".[plan]" pytest "transformers ==4.57.6" -c .venv-peer/constraints.txt
+	@touch $@
+
 bench: setup ## time the training step on this machine
 	@$(BIN)/python benchmarks/train_step.py
 
 clean: ## remove caches; .venv and runs stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
-	@find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
