@@ -8,6 +8,7 @@ processes make the same calls in the same order. With one process every call is 
 import contextlib
 import itertools
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,12 @@ from jax._src import distributed as jax_distributed  # the table of strings has 
 from data_pipeline import errors
 from data_pipeline.errors import PeerLost, UserError
 
-ANSWER_SECONDS = 600  # for the slowest process to come to the same call
+ANSWER_SECONDS = 600  # for the slowest process to come to the same call, or to show progress
+_LOOK_SECONDS = 5.0  # between two looks at the progress of another process
 
 _numbers = itertools.count()  # of the calls
 _hosts: list[str] = []
+_progressed = [0.0]  # when this process or one that it waits for got on, by time.monotonic
 
 
 def introduce(host: str) -> None:
@@ -86,6 +89,19 @@ def from_primary(action: Callable[[], Any]) -> Any:
     return result
 
 
+def progress() -> None:
+    """Tells the others, who may be waiting, that this process gets on; cheap enough for loops."""
+    now = time.monotonic()
+    if processes() > 1 and now - _progressed[0] > _LOOK_SECONDS:
+        _progressed[0] = now
+        client().key_value_set(f"progress/{process()}", str(now), allow_overwrite=True)
+
+
+def progressed() -> float:
+    """When this process, or one that it waits for, last told of progress, by time.monotonic."""
+    return _progressed[0]
+
+
 def offer(key: str, value: str) -> None:
     """Puts `value` under `key` for all processes, unless one of them has done so already."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -103,13 +119,22 @@ def look_up(key: str) -> str | None:
 
 
 def _wait_for(key: str, number: int) -> str:
-    try:
-        return client().blocking_key_value_get(key, ANSWER_SECONDS * 1000)
-    except jax.errors.JaxRuntimeError as error:
-        raise PeerLost(
-            f"{host_name(number)} did not answer ({first_line(error)}); what was saved is "
-            "intact, and the same command on all hosts resumes"
-        ) from error
+    """What process `number` puts under `key`; its reading a large checkpoint may take long."""
+    seen, since = look_up(f"progress/{number}"), time.monotonic()
+    while True:
+        try:
+            return client().blocking_key_value_get(key, int(_LOOK_SECONDS * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            now, late = time.monotonic(), "DEADLINE_EXCEEDED" in str(error)
+            if late and now - since < ANSWER_SECONDS:
+                if (told := look_up(f"progress/{number}")) != seen:
+                    seen, since, _progressed[0] = told, now, now
+                continue
+            why = f"nothing for {ANSWER_SECONDS} s" if late else first_line(error)
+            raise PeerLost(
+                f"{host_name(number)} did not answer ({why}); what was saved is intact, and the "
+                "same command on all hosts resumes"
+            ) from error
 
 
 def client() -> Any:

@@ -225,7 +225,7 @@ def _watch_run(done: threading.Event, cluster: Cluster) -> None:
                 name = host_name(int(key.rpartition("/")[2]))
                 _finish_saving()
                 _leave(f"{name} has stopped: {failure['message']}", failure["code"])
-        if time.monotonic() - _last_step[0] > cluster.stall_seconds:
+        if time.monotonic() - max(_last_step[0], agreement.progressed()) > cluster.stall_seconds:
             faulthandler.dump_traceback(all_threads=True)
             message = f"no step was made for {cluster.stall_seconds} s (stacks above); {_RESUME}"
             leave(message, EXIT_PEER_LOST)

@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from bert_jax import agreement
+
 NAME = "manifest.json"
 FORMAT_VERSION = 1
 _CHUNK_BYTES = 1 << 22
@@ -136,6 +138,7 @@ def _checksum(path: pathlib.Path, flush: bool = False) -> tuple[int, int]:
         if flush:
             os.fsync(file.fileno())
         while chunk := file.read(_CHUNK_BYTES):
+            agreement.progress()
             size += len(chunk)
             checksum = zlib.crc32(chunk, checksum)
     return size, checksum
