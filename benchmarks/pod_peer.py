@@ -51,7 +51,7 @@ PEER_TRANSFORMERS = "4.57."
 _NAMES = (
     (re.compile(r"/LayerNorm/"), "/layer_norm/"),
     (re.compile(r"/(intermediate|transform)/(?!dense/|layer_norm/)"), r"/\1/gelu/"),
-    (re.compile(r"/attention/(output|self/(?:query|key|value))/"), r"/\1/"),
+    (re.compile(r"/attention/(output|self/(?:query|key|value))/"), r"/attention_\1/"),
     (re.compile(r"/jit\(_bernoulli\)/"), "/dropout/"),
     (re.compile(r"/cls/predictions/(?!transform/|decoder/)"), "/cls/predictions/loss/"),
 )
