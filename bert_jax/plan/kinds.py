@@ -10,6 +10,7 @@ import collections
 import math
 import re
 
+from bert_jax.plan import links
 from bert_jax.plan.program import Instruction, Program
 from bert_jax.slices import Slice
 
@@ -30,6 +31,7 @@ _PRODUCTS = {"convolution", "dot"}
 # Rough operations of the vector unit an element; what is not listed counts 1, what moves 0.
 _WEIGHTS = {"erf": 20, "exponential": 8, "log": 8, "tanh": 8, "divide": 8, "rsqrt": 4, "sqrt": 4}
 _MOVES = {
+    *links.KINDS,
     "bitcast",
     "broadcast",
     "concatenate",

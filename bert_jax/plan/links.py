@@ -38,7 +38,8 @@ def collective(kind: str, instruction: Instruction, devices: int) -> Collective:
     """
     group = group_size(instruction, devices)
     arrays = instruction.arrays
-    if instruction.opcode.endswith("-start") and len(arrays) % 2 == 0 and kind != "all-reduce":
+    if instruction.opcode.endswith("-start") and kind != "all-reduce":
+        arrays = tuple(array for array in arrays if array.dims)  # without what it is awaited by
         arrays = arrays[len(arrays) // 2 :]  # operands come first, results after them
     size = sum(array.bytes for array in arrays)
     if kind == "reduce-scatter":

@@ -2,9 +2,11 @@
 """The time of a step, added up from a scheduled program in the order in which a device runs it.
 
 Every fusion carries the compiler's own estimate in cycles of the chip's clock; loops are counted as
-often as they run. Copies between HBM and fast memory, and collectives that the compiler starts and
-awaits apart, run beside the computation on channels of their own and cost what is still missing
-where they are awaited. Collectives without such a pair stop everything for as long as they take.
+often as they run. Copies between HBM and fast memory, and exchanges that the compiler starts and
+awaits apart, go on beside the computation, one after the other on a channel each for the memory and
+the links, and cost what is still missing where they are awaited. An exchange that a chain of
+fusions drives goes on only beneath these. Any other exchange stops everything for as long as it
+takes, those under way on the links included.
 
 (XLA's `optimal_seconds` cannot be used: it counts a loop's body once and takes a second off for
 every operation whose cost it does not know.)
@@ -12,12 +14,14 @@ every operation whose cost it does not know.)
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
+from bert_jax.plan.exchanges import exchanges
 from bert_jax.plan.kinds import split
-from bert_jax.plan.links import KINDS, Collective, collective, seconds
+from bert_jax.plan.links import Collective, seconds
 from bert_jax.plan.program import Instruction, Program
+from bert_jax.plan.uncosted import uncosted_seconds
 from bert_jax.slices import Slice
 
 # Costless: names for what is there already, and scalars.
@@ -47,8 +51,7 @@ class Timeline:
     """What a step takes.
 
     `seconds` by kind of operation (`kinds.KINDS`), `exchanges` by operation, type and number of
-    devices, and in `uncosted` the operations that the compiler makes no estimate for, whose time
-    is set to that of moving their bytes.
+    devices, and in `uncosted` the seconds of operations that the compiler makes no estimate for.
     """
 
     seconds: Figures = dataclasses.field(default_factory=Figures)
@@ -68,6 +71,73 @@ def timeline(program: Program, where: Slice) -> Timeline:
     return result
 
 
+@dataclasses.dataclass
+class _UnderWay:
+    """A copy, or an exchange, that was started; `left`: seconds of its channel that it needs."""
+
+    left: float
+    exchange: Collective | None = None
+    chain: str = ""  # of fusions that drive it; none: it goes on by itself
+
+
+@dataclasses.dataclass
+class _Device:
+    """What a device does in one computation that it runs `times` times."""
+
+    where: Slice
+    result: Timeline
+    times: int
+    under_way: dict[str, _UnderWay] = dataclasses.field(default_factory=dict)
+
+    def compute(self, parts: Mapping[str, float], driven: Collection[str] = ()) -> None:
+        """Spends seconds, by kind of operation, during which what is under way goes on."""
+        for kind, part in parts.items():
+            self.result.seconds[kind] += part * self.times
+        self.go_on(sum(parts.values()), driven)
+
+    def go_on(self, spent: float, driven: Collection[str] = (), links: bool = True) -> None:
+        """Brings what is under way on by a time; not what is on the links, if they are taken."""
+        left = {False: spent, True: spent if links else 0.0}
+        for each in self.under_way.values():  # in the order in which they were started
+            if not each.chain or each.chain in driven:
+                done = min(each.left, left[each.exchange is not None])
+                each.left -= done
+                left[each.exchange is not None] -= done
+
+    def exchange(self, exchange: Collective, exposed: float) -> None:
+        """Stands still for an exchange that has the links to itself."""
+        self.result.seconds["collectives"] += exposed * self.times
+        self.go_on(exposed, links=False)
+        self.note(exchange, exposed)
+
+    def wait(self, name: str) -> None:
+        """Stands still until what was started under a name is done, and what is ahead of it."""
+        if name not in self.under_way:
+            return
+        awaited = self.under_way[name]
+        waited = 0.0
+        for each in self.under_way.values():
+            same = (each.exchange is None) == (awaited.exchange is None)
+            if each is awaited or (same and not awaited.chain and not each.chain):
+                waited += each.left
+            if each is awaited:
+                break
+        kind = "collectives" if awaited.exchange else "copies"
+        self.compute({kind: waited}, {awaited.chain})
+        del self.under_way[name]
+        if awaited.exchange:
+            self.note(awaited.exchange, waited)
+
+    def note(self, exchange: Collective, exposed: float) -> None:
+        """Adds an exchange to the list."""
+        name = f"{exchange.kind} {exchange.dtype} over {exchange.devices}"
+        entry = self.result.exchanges.setdefault(name, Exchange())
+        entry.count += self.times
+        entry.bytes += exchange.bytes * self.times
+        entry.seconds += seconds(exchange, self.where) * self.times
+        entry.exposed += exposed * self.times
+
+
 def _run(
     program: Program,
     instructions: list[Instruction],
@@ -76,85 +146,57 @@ def _run(
     times: int,
 ) -> None:
     """Adds `times` runs of a computation to `result`."""
-    clock = 0.0
-    channels: dict[str, float] = {}  # when the memory's and the links' channels are free again
-    pending: dict[str, tuple[float, Collective | None]] = {}
-
+    device = _Device(where, result, times)
     by_name = {each.name: each for each in instructions}
-
-    def advance(kind: str, by: float) -> None:
-        nonlocal clock
-        clock += by
-        result.seconds[kind] += by * times
-
     for each in instructions:
-        if each.opcode == "while":
-            body = program.computations[each.attribute("body").lstrip("%")]
+        found = exchanges(program, each, where)
+        if each.opcode in ("while", "call"):
             before = result.total
-            _run(program, body, where, result, times * program.trips(each))
-            clock += (result.total - before) / times
-        elif each.opcode in ("call", "conditional"):
-            for name in each.called:
-                _run(program, program.computations[name], where, result, times)
+            trips = program.trips(each) if each.opcode == "while" else 1
+            called = [each.attribute("body").lstrip("%")] if each.opcode == "while" else each.called
+            for name in called:
+                _run(program, program.computations[name], where, result, times * trips)
+            device.go_on((result.total - before) / times)
         elif each.opcode.endswith("-start"):
-            exchange = _exchange(program, each, where)
-            channel = "links" if exchange else "memory"
-            takes = seconds(exchange, where) if exchange else _copy_seconds(each, where)
-            channels[channel] = max(clock, channels.get(channel, 0.0)) + takes
-            pending[each.name] = channels[channel], exchange
+            takes = seconds(found.whole, where) if found.whole else _copy_seconds(each, where)
+            device.under_way[each.name] = _UnderWay(takes, found.whole)
         elif each.opcode.endswith("-done"):
-            finished, exchange = pending.pop(each.operands[0], (clock, None))
-            waited = max(0.0, finished - clock)
-            advance("collectives" if exchange else "copies", waited)
-            if exchange:
-                _note(result, exchange, where, waited, times)
-        elif exchange := _exchange(program, each, where):
-            computing = (each.cycles or 0) / where.chip.clock_hz
-            exposed = max(0.0, seconds(exchange, where) - computing)
-            for kind, part in split(program, each, computing, where).items():
-                advance(kind, part)
-            advance("collectives", exposed)
-            _note(result, exchange, where, exposed, times)
+            device.wait(_start(each, by_name))
+        elif found.driven:
+            for chain, started in found.started.items():
+                device.under_way[chain] = _UnderWay(seconds(started, where), started, chain)
+            if each.cycles is not None:
+                device.compute(_parts(program, each, where), found.driven)
+            for chain in found.awaited:
+                device.wait(chain)
+        elif found.whole:
+            parts = _parts(program, each, where) if each.cycles is not None else {}
+            device.compute(parts)
+            takes = seconds(found.whole, where)
+            device.exchange(found.whole, max(0.0, takes - sum(parts.values())))
         elif each.cycles is not None:
-            takes = each.cycles / where.chip.clock_hz
-            for kind, part in split(program, each, takes, where).items():
-                advance(kind, part)
+            device.compute(_parts(program, each, where))
         elif each.opcode not in _FREE and each.bytes > SMALL_BYTES:
-            touched = _touched_bytes(each, [by_name[name] for name in each.operands])
-            if touched:
-                result.uncosted[_verb(each)] += times
-            # Read once and written once.
-            takes = 2 * touched * where.chip.devices / where.chip.hbm_bandwidth
-            for kind, part in split(program, each, takes, where).items():
-                advance(kind, part)
+            inner = program.within(each) if each.opcode == "fusion" else []
+            given = [by_name[name] for name in each.operands]
+            takes = uncosted_seconds(each, inner, given, where)
+            if takes:
+                result.uncosted[_verb(each)] += takes * times
+            device.compute(split(program, each, takes, where))
+    for name in list(device.under_way):  # awaited elsewhere, as in the next turn of a loop
+        device.wait(name)
 
 
-def _exchange(program: Program, each: Instruction, where: Slice) -> Collective | None:
-    """The collective in an instruction, be it bare, started, or inside of a fusion."""
-    opcode = each.opcode.removesuffix("-start")
-    if opcode in KINDS:
-        return collective(opcode, each, where.devices)
-    if each.opcode not in ("fusion", "async-start"):
-        return None
-    inner = program.within(each)
-    for instruction in inner:
-        kind = instruction.opcode.removesuffix("-start")
-        if kind in KINDS:
-            found = collective(kind, instruction, where.devices)
-            # On TPUs a reduce-scatter is a fusion of an all-reduce with the slice that is kept.
-            if kind == "all-reduce" and any(i.opcode == "dynamic-slice" for i in inner):
-                return dataclasses.replace(found, kind="reduce-scatter")
-            return found
-    return None
+def _parts(program: Program, each: Instruction, where: Slice) -> dict[str, float]:
+    return split(program, each, (each.cycles or 0) / where.chip.clock_hz, where)
 
 
-def _note(result: Timeline, exchange: Collective, where: Slice, exposed: float, times: int) -> None:
-    name = f"{exchange.kind} {exchange.dtype} over {exchange.devices}"
-    entry = result.exchanges.setdefault(name, Exchange())
-    entry.count += times
-    entry.bytes += exchange.bytes * times
-    entry.seconds += seconds(exchange, where) * times
-    entry.exposed += exposed * times
+def _start(done: Instruction, by_name: Mapping[str, Instruction]) -> str:
+    """Name of the instruction that started what this one awaits."""
+    name = done.operands[0]
+    while (found := by_name.get(name)) and found.operands and not found.opcode.endswith("-start"):
+        name = found.operands[0]
+    return name
 
 
 def _verb(each: Instruction) -> str:
@@ -169,18 +211,3 @@ def _copy_seconds(each: Instruction, where: Slice) -> float:
     arrays = [array for array in each.arrays if array.dims]
     moved = min((array.bytes for array in arrays), default=0)
     return moved * where.chip.devices / where.chip.hbm_bandwidth
-
-
-def _touched_bytes(each: Instruction, operands: list[Instruction]) -> int:
-    """What an operation writes that the compiler does not cost.
-
-    Rows put into an array in place touch themselves, not the whole array.
-    """
-    if each.opcode == "custom-call":
-        return 0  # buffers given other names, or allocated
-    if each.opcode == "dynamic-update-slice":
-        return operands[1].bytes
-    if "scatter" in each.scope:
-        sizes = sorted(operand.bytes for operand in operands)
-        return sum(sizes[:-1])
-    return each.bytes

@@ -8,7 +8,7 @@ from bert_jax.plan.links import Collective, seconds
 from bert_jax.plan.program import Array, parse
 from bert_jax.plan.timeline import timeline
 from bert_jax.slices import find_slice
-from tests.bert_jax.scheduled_program import HEADER, PROGRAM
+from tests.bert_jax.scheduled_program import CHAIN, HEADER, PROGRAM, with_entry
 
 V4 = find_slice("v4-32")
 CLOCK = 1.05e9
@@ -89,9 +89,10 @@ def test_the_time_of_a_step_adds_up(program):
     assert time.seconds["optimizer"] == pytest.approx(2100 / CLOCK)
     # The prefetch of 0.5 MB is done long before it is awaited; the last copy is no prefetch.
     assert time.seconds["copies"] == pytest.approx(1050 / CLOCK)
-    # Rows fetched from a table: not costed by the compiler, read once and written once.
-    assert time.seconds["embeddings"] == pytest.approx(2 * 2048 * 768 * 4 / 1200e9)
-    assert time.uncosted == {"gather": 1}
+    # Rows fetched from a table, which the compiler does not cost: 100 cycles and a tile each.
+    rows = 2048 * (100 / CLOCK + 8 * 128 * 4 / 1200e9)
+    assert time.seconds["embeddings"] == pytest.approx(rows)
+    assert time.uncosted == {"gather": pytest.approx(rows)}
     assert time.seconds["other"] == 0
 
 
@@ -114,6 +115,128 @@ def test_exchanges_are_told_apart_and_timed(program):
     assert time.seconds["collectives"] == pytest.approx(
         sum(each.exposed for each in time.exchanges.values())
     )
+
+
+def test_a_chain_of_fusions_is_one_exchange_that_only_these_fusions_hide():
+    where = find_slice("v5e-16")
+    time = timeline(parse(CHAIN), where)
+    (name, gather), *others = time.exchanges.items()
+    assert (name, others) == ("all-gather bf16 over 16", [])
+    assert (gather.count, gather.bytes) == (1, 2 * 1024**2)
+    assert gather.seconds == seconds(Collective("all-gather", 2 * 1024**2, 16, "bf16"), where)
+    product = 38748 / 1.5e9
+    assert time.seconds["matmul"] == pytest.approx(product)
+    assert time.seconds["optimizer"] == pytest.approx(15000 / 1.5e9)
+    # The product is over before the gather is; what stands behind it does not drive it on.
+    assert gather.exposed == pytest.approx(gather.seconds - product)
+    assert time.seconds["collectives"] == gather.exposed
+    longer = timeline(parse(CHAIN.replace("38748", "387480")), where)
+    assert longer.exchanges[name].exposed == 0
+
+
+# The stand-in for computation takes 50 us; the exchanges take longer, all of them.
+SCATTER = seconds(Collective("reduce-scatter", 2 * 4096 * 1024, 16, "bf16"), V4)
+REDUCE = seconds(Collective("all-reduce", 2 * 4096 * 1024, 16, "bf16"), V4)
+PERMUTE = seconds(Collective("collective-permute", 2 * 4096 * 1024, 16, "bf16"), V4)
+START_SCATTER = (
+    "%async-start.1 = ((bf16[4096,1024]{1,0}), bf16[256,1024]{1,0}, u32[]{:S(2)}) "
+    "async-start(%param.2), calls=%async_computation.1"
+)
+END_SCATTER = "%async-done.1 = bf16[256,1024]{1,0} async-done(%async-start.1)"
+START_PERMUTE = (
+    "%collective-permute-start.{0} = "
+    "(bf16[4096,1024]{{1,0}}, bf16[4096,1024]{{1,0}}, u32[]{{:S(2)}}, u32[]{{:S(2)}}) "
+    "collective-permute-start(%param.2), source_target_pairs={{{{0,1}},{{1,0}}}}"
+)
+END_PERMUTE = (
+    "%collective-permute-done.{0} = bf16[4096,1024]{{1,0}} "
+    "collective-permute-done(%collective-permute-start.{0})"
+)
+REDUCE_AT_ONCE = (
+    "%all-reduce.1 = bf16[4096,1024]{1,0} all-reduce(%param.2), replica_groups=[1,16]<=[16], "
+    "to_apply=%add.1"
+)
+PART = "%get-tuple-element.1 = bf16[256,1024]{1,0} get-tuple-element(%async-start.1), index=1"
+COMPUTED = 52_500 / CLOCK
+
+
+@pytest.mark.parametrize(
+    ("lines", "exposed"),
+    [
+        # Awaited at once, and after a computation.
+        ((START_SCATTER, END_SCATTER), SCATTER),
+        ((START_SCATTER, "compute(1)", END_SCATTER), SCATTER - COMPUTED),
+        ((START_SCATTER, *(f"compute({n})" for n in range(9)), END_SCATTER), 0),
+        # Awaited by another name, or by nothing here.
+        ((START_SCATTER, PART, END_SCATTER.replace("async-start", "get-tuple-element")), SCATTER),
+        ((START_SCATTER, "compute(1)"), SCATTER - COMPUTED),
+        # A ring: one travels while the next is computed.
+        (
+            (START_PERMUTE.format(1), "compute(1)", END_PERMUTE.format(1))
+            + (START_PERMUTE.format(2), "compute(2)", END_PERMUTE.format(2)),
+            2 * (PERMUTE - COMPUTED),
+        ),
+        # Two on the same links take turns; what holds up everything lets nothing by.
+        (
+            (START_PERMUTE.format(1), START_SCATTER, "compute(1)")
+            + (END_PERMUTE.format(1), END_SCATTER),
+            PERMUTE + SCATTER - COMPUTED,
+        ),
+        ((START_SCATTER, REDUCE_AT_ONCE, "compute(1)", END_SCATTER), REDUCE + SCATTER - COMPUTED),
+    ],
+)  # fmt: skip
+def test_what_computation_does_not_hide_of_an_exchange_is_exposed(lines, exposed):
+    assert min(SCATTER, REDUCE, PERMUTE) > COMPUTED
+    time = timeline(parse(with_entry(*lines)), V4)
+    assert time.seconds["collectives"] == pytest.approx(exposed, abs=1e-12)
+    assert sum(each.exposed for each in time.exchanges.values()) == pytest.approx(
+        exposed, abs=1e-12
+    )
+    assert time.seconds["copies"] == 0
+    if START_SCATTER in lines:
+        scatter = time.exchanges["reduce-scatter bf16 over 16"]
+        assert (scatter.count, scatter.bytes) == (1, 2 * 4096 * 1024)
+
+
+def test_a_prefetch_goes_on_while_an_exchange_holds_everything_up():
+    start = (
+        "%copy-start.1 = (f32[1024,128]{1,0:S(3)}, f32[1024,128]{1,0}, u32[]{:S(2)}) "
+        "copy-start(%param.1)"
+    )
+    done = "%copy-done.1 = f32[1024,128]{1,0:S(3)} copy-done(%copy-start.1)"
+    at_once = timeline(parse(with_entry(start, done)), V4)
+    assert at_once.seconds["copies"] == pytest.approx(4 * 1024 * 128 / 1200e9)
+    beside = timeline(parse(with_entry(start, REDUCE_AT_ONCE, done)), V4)
+    assert beside.seconds["copies"] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        # Written to HBM, and kept near.
+        ("u32[16,128,768]{2,1,0}", (800 + 2 * 1536) / CLOCK + 4 * 1536 * 1024 / 1200e9),
+        ("u32[16,128,768]{2,1,0:T(8,128)S(3)}", (800 + 2 * 1536) / CLOCK),
+    ],
+)
+def test_random_bits_of_the_hardware_take_two_cycles_a_vector(line, expected):
+    bits = f"%rng-bit-generator.1 = {line} rng-bit-generator(%param.4), algorithm=rng_default"
+    time = timeline(parse(with_entry(bits)), V4)
+    assert time.uncosted == {"rng-bit-generator": pytest.approx(expected)}
+    assert time.total == pytest.approx(expected)
+
+
+def test_rows_added_into_a_table_move_whole_tiles_both_ways():
+    scatter = (
+        "%scatter_fusion = f32[30592,768]{1,0:T(8,128)} fusion(%param.3, %param.4, %param.5), "
+        "kind=kCustom, calls=%fused_computation.4, "
+        'metadata={op_name="jit(step)/transpose(jvp(embeddings))/scatter-add"}'
+    )
+    row = 100 / CLOCK + 2 * 8 * 768 * 4 / 1200e9
+    time = timeline(parse(with_entry(scatter)), V4)
+    assert time.uncosted == {"scatter-add": pytest.approx(2048 * row)}
+    near = timeline(parse(with_entry(scatter.replace("(8,128)}", "(8,128)S(3)}"))), V4)
+    assert near.total == pytest.approx(2048 * 100 / CLOCK)
+    assert time.seconds["embeddings"] == time.total
 
 
 # Reduce-scatter of bfloat16 gradients plus all-gather of bfloat16 weights of BERT-base, worked out
