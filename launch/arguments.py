@@ -25,6 +25,7 @@ ACCOUNT = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]*@[A-Za-z0-9][-A-Za-z0-9.]*")
 BUCKET = re.compile(r"[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9]")
 IMAGE = re.compile(r"[a-z0-9][-a-zA-Z0-9._/]*(:[-a-zA-Z0-9._]+)?(@sha256:[0-9a-f]{64})?")
 DURATION = re.compile(r"[0-9]+[smhd]")
+_SLICES = "--config.mesh.slices="
 OVERRIDE = re.compile(r"--config\.[A-Za-z_][A-Za-z0-9_.]*=.*")
 
 
@@ -46,6 +47,7 @@ class Run:
             "workdir", "", "Directory of the run: gs://bucket/path or a mounted path."
         )
         flags.DEFINE_string("config", "", "Recipe, for example configs/pretrain.py:base.")
+        flags.DEFINE_integer("slices", 1, "Train on so many of these slices.", lower_bound=1)
         flags.DEFINE_bool("stage", True, "Copy a gs:// store to each host's disk before training.")
         flags.DEFINE_bool("dry_run", False, "Print the commands, run none.")
 
@@ -57,6 +59,8 @@ class Run:
             UsageError: one is missing or of a wrong form.
         """
         given = flags.FLAGS
+        if given.slices > 1:
+            overrides = (*overrides, f"{_SLICES}{given.slices}")
         return cls(
             config=recipe(given.config),
             store=location("store", given.store),
@@ -150,6 +154,8 @@ def overrides(values: Sequence[str]) -> tuple[str, ...]:
             raise UsageError(
                 "the store is given as --store, so that it can be brought to each host"
             )
+        if value.startswith(_SLICES):
+            raise UsageError("the number of slices is given as --slices, so that all are rented")
     return tuple(values)
 
 

@@ -23,7 +23,7 @@ from launch import arguments, buckets
 from launch.arguments import Run
 from launch.cloud import Cloud, CloudError, Interrupted, failure
 from launch.jobset import Terms, manifest
-from launch.rentals import gke_slice
+from launch.rentals import check_joined, gke_slice
 
 COMMANDS = "render apply watch delete".split()
 ABSENT = "Absent"
@@ -122,7 +122,7 @@ def _watch(cloud: Cloud, name: str, namespace: str) -> None:
         time.sleep(flags.FLAGS.poll)
 
 
-_FIRST_HOST = "batch.kubernetes.io/job-completion-index=0"
+_FIRST_HOST = "jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
 
 
 def _delete(cloud: Cloud, name: str, namespace: str) -> None:
@@ -147,10 +147,13 @@ def _manifest(name: str, namespace: str, overrides: tuple[str, ...]) -> dict[str
             "service_account", given.service_account, arguments.NAME, "bert"
         ),
         spot=given.spot,
+        slices=given.slices,
         reservation=given.reservation
         and arguments.matching("reservation", given.reservation, arguments.NAME, "my-tpus"),
     )
-    return manifest(gke_slice(given.slice), Run.from_flags(overrides), terms)
+    tpu = gke_slice(given.slice)
+    check_joined(tpu, terms.slices)
+    return manifest(tpu, Run.from_flags(overrides), terms)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JobSet that trains on one slice of a GKE cluster.
+"""The JobSet that trains on a slice, or several, of a GKE cluster.
 
-One Job of as many pods as the slice has hosts, which come and go together. An exit code of the
-trainer that no restart can change fails the Job by its pod failure policy, and with it the JobSet;
-anything else (75, 76, a lost node) restarts all pods, each of which resumes. Sources: JobSet API
-v1alpha2, GKE's "TPUs in GKE" and "Cloud Storage FUSE CSI driver", xpk's manifests.
+A Job for each slice, of as many pods as that has hosts; all come and go together. An exit code of
+the trainer that no restart can change fails the Job by its pod failure policy, and with it the
+JobSet; anything else (75, 76, a lost node) restarts all pods, each of which resumes. GKE tells the
+pods of several slices of each other (MEGASCALE_*), which JAX reads. Sources: JobSet API v1alpha2,
+GKE's "TPUs in GKE", "Deploy TPU Multislices" and "Cloud Storage FUSE CSI driver", xpk's manifests.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ STAGED = "/store"
 # Every host has to see at once what another one has written, so nothing is remembered.
 MOUNT_OPTIONS = "metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0"
 STAGING_IMAGE = "gcr.io/google.com/cloudsdktool/google-cloud-cli:slim"
+_JOB_INDEX = "metadata.annotations['jobset.sigs.k8s.io/job-index']"  # number of the slice
 GRACE_SECONDS = 60  # to save after a notice
 RESTARTS = 50  # at most; restarts without progress end a run much earlier (launch.on_host run)
 
@@ -35,6 +37,7 @@ class Terms:
     service_account: str = "default"  # of Kubernetes, with access to the buckets
     spot: bool = False
     reservation: str = ""
+    slices: int = 1
 
 
 def manifest(tpu: Slice, run: Run, terms: Terms) -> dict[str, Any]:
@@ -99,7 +102,9 @@ def manifest(tpu: Slice, run: Run, terms: Terms) -> dict[str, Any]:
                     }
                 ],
             },
-            "replicatedJobs": [{"name": "slice", "replicas": 1, "template": {"spec": job}}],
+            "replicatedJobs": [
+                {"name": "slice", "replicas": terms.slices, "template": {"spec": job}}
+            ],
         },
     }
 
@@ -138,8 +143,12 @@ def _trainer(tpu: Slice, run: Run, terms: Terms) -> dict[str, Any]:
         "command": ["python", "-m", "launch.on_host", "run"],
         # Kubernetes reads $(NAME) in arguments as a variable; $$ is a dollar.
         "args": [word.replace("$", "$$") for word in (*given, "--", *run.overrides)],
-        "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}],
-        "ports": [{"containerPort": 8471}, {"containerPort": 8482}],  # libtpu's, JAX's coordinator
+        "env": [
+            {"name": "PYTHONUNBUFFERED", "value": "1"},
+            {"name": "JOB_INDEX", "valueFrom": {"fieldRef": {"fieldPath": _JOB_INDEX}}},
+        ],
+        # libtpu's, its own between slices, JAX's coordinator
+        "ports": [{"containerPort": port} for port in (8471, 8080, 8482)],
         "resources": {"requests": {"google.com/tpu": chips}, "limits": {"google.com/tpu": chips}},
         "volumeMounts": _mounts(run),
     }

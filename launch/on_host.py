@@ -162,11 +162,11 @@ def stop(seconds: float, resumes: bool) -> None:
 def run(config: str, workdir: str, store: str, overrides: list[str]) -> None:
     """Becomes the trainer, unless restarts do not get the run any further.
 
-    A JobSet counts restarts however far each one came; here the first host counts those that found
-    no newer checkpoint than the start before.
+    A JobSet counts restarts however far each one came; here the first host, of the first slice,
+    counts those that found no newer checkpoint than the start before.
     """
     directory = Path(mounted(workdir))
-    if os.environ.get("JOB_COMPLETION_INDEX", "0") == "0":
+    if {os.environ.get(name, "0") for name in ("JOB_INDEX", "JOB_COMPLETION_INDEX")} == {"0"}:
         directory.mkdir(parents=True, exist_ok=True)
         tally = directory / "starts.json"
         step, starts = checkpoint(directory), 1

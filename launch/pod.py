@@ -46,7 +46,7 @@ class CrashLoop(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """A slice and the commit that runs on it."""
+    """A slice, or several, and the commit that runs there."""
 
     rented: Rented
     tpu: Slice
@@ -58,9 +58,14 @@ class Pod:
         command = shlex.join(["python3", "-m", "launch.on_host", *given])
         return f"cd bert_jax/{self.revision[:12]} && {command}"
 
-    def ssh(self, doing: str, *given: str, worker: str = "all") -> str:
-        """Output of `launch.on_host` on one or all hosts."""
-        return self.rented.ssh(doing, self.on_host(*given), worker)
+    @property
+    def hosts(self) -> int:
+        """Hosts of all slices."""
+        return self.tpu.hosts * self.rented.slices
+
+    def ssh(self, doing: str, *given: str) -> str:
+        """Output of `launch.on_host` on all hosts."""
+        return self.rented.ssh(doing, self.on_host(*given))
 
 
 def create(rented: Rented, tpu: Slice) -> None:
@@ -146,7 +151,7 @@ def watch(pod: Pod) -> tuple[Verdict, list[Report], int]:
         if (line := describe(reports)) != shown:
             pod.rented.cloud.say(f"{pod.rented.name}: {line}")
             shown = line
-        verdict = judge(reports, pod.tpu.hosts)
+        verdict = judge(reports, pod.hosts)
         if verdict is Verdict.ENDING:
             ending_since = ending_since or time.monotonic()
             if time.monotonic() - ending_since > ENDING_SECONDS:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One slice as a queued resource of the Cloud TPU API: ask for it, look at it, reach it, delete it.
+"""Slices as a queued resource of the Cloud TPU API: ask for them, look, reach, delete.
 
 Every function builds gcloud commands as lists. Source: `gcloud compute tpus queued-resources` and
-`tpu-vm` (ssh, scp, describe) of gcloud 528, states from the API's QueuedResourceState.
+`tpu-vm` (ssh, scp, describe) of gcloud 528, states from the API's QueuedResourceState. Several
+slices are the nodes NAME-0, NAME-1, ... of one resource; each learns of the others from the
+metadata of its machines, which JAX reads.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ from launch.rentals import rental
 
 ABSENT, ACTIVE, PREEMPTED = "ABSENT", "ACTIVE", "PREEMPTED"
 COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
+_MISSED = "Could not prepare all"  # gcloud goes on with the slices that it could reach
 TIERS = {"on-demand": [], "spot": ["--spot"], "reserved": ["--reserved"]}
 
 
@@ -30,7 +33,7 @@ class Unavailable(CloudError):
 
 @dataclasses.dataclass(frozen=True)
 class Rented:
-    """A slice by its name, place and terms."""
+    """A slice, or several, by name, place and terms."""
 
     cloud: Cloud
     name: str
@@ -40,6 +43,7 @@ class Rented:
     service_account: str = ""  # "": the project's default one
     valid_until: str = ""  # give up waiting after, for example 6h
     internal_ip: bool = False  # ssh from inside the network
+    slices: int = 1  # all of one kind, rented and given back together
 
     @property
     def where(self) -> list[str]:
@@ -50,6 +54,13 @@ class Rented:
     def delete_command(self) -> str:
         """How a user ends the bill."""
         return " ".join(["python -m launch.tpu_vm delete", f"--name={self.name}", *self.where])
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the slices."""
+        if self.slices == 1:
+            return [self.name]
+        return [f"{self.name}-{number}" for number in range(self.slices)]
 
     def gcloud(self, group: str, verb: str, *arguments: str) -> list[str]:
         """A command of `gcloud compute tpus`."""
@@ -74,8 +85,11 @@ class Rented:
         return content.get("state", "UNKNOWN"), reason
 
     def node_preempted(self) -> bool:
-        """Whether the machines behind an ACTIVE request were taken away."""
-        answer = self.cloud.ask(self.gcloud("tpu-vm", "describe", self.name, "--format=json"))
+        """Whether machines behind an ACTIVE request were taken away."""
+        return any(self._preempted(node) for node in self.nodes)
+
+    def _preempted(self, node: str) -> bool:
+        answer = self.cloud.ask(self.gcloud("tpu-vm", "describe", node, "--format=json"))
         if answer.status:
             return answer.not_found
         return _json(answer.output).get("state") in (PREEMPTED, "TERMINATED")
@@ -87,7 +101,11 @@ class Rented:
             CloudError: the cloud refuses.
         """
         arguments = [f"--accelerator-type={tpu.name}", f"--runtime-version={rental(tpu).runtime}"]
-        arguments += [f"--node-id={self.name}", *TIERS[self.tier]]
+        if self.slices == 1:
+            arguments.append(f"--node-id={self.name}")
+        else:
+            arguments += [f"--node-count={self.slices}", f"--node-prefix={self.name}"]
+        arguments += TIERS[self.tier]
         if self.service_account:
             arguments.append(f"--service-account={self.service_account}")
         if self.valid_until:
@@ -138,27 +156,26 @@ class Rented:
         Raises:
             CloudError: a host could not be reached.
         """
-        command = self.gcloud(
-            "tpu-vm", "scp", path, f"{self.name}:{target}", "--worker=all", *self._ip()
-        )
-        self.cloud.run(f"copy the code to {self.name}", command)
+        command = self._to_hosts("scp", path, f"{self.name}:{target}")
+        answer = self.cloud.ask(command)
+        if answer.status or _MISSED in answer.error:
+            raise _remote_failure(f"copy the code to {self.name}", "", answer.error)
 
-    def ssh(self, doing: str, remote: str, worker: str = "all") -> str:
-        """Output of a command on one or all hosts.
+    def ssh(self, doing: str, remote: str) -> str:
+        """Output of a command on all hosts.
 
         Raises:
             CloudError: a host could not be reached, or the command failed on it.
         """
-        command = self.gcloud(
-            "tpu-vm", "ssh", self.name, f"--worker={worker}", f"--command={remote}", *self._ip()
-        )
-        answer = self.cloud.ask(command)
-        if answer.status:
+        answer = self.cloud.ask(self._to_hosts("ssh", self.name, f"--command={remote}"))
+        if answer.status or _MISSED in answer.error:
             raise _remote_failure(doing, answer.output, answer.error)
         return answer.output
 
-    def _ip(self) -> list[str]:
-        return ["--internal-ip"] if self.internal_ip else []
+    def _to_hosts(self, verb: str, *arguments: str) -> list[str]:
+        group, nodes = ("tpu-vm", []) if self.slices == 1 else ("queued-resources", ["--node=all"])
+        ip = ["--internal-ip"] if self.internal_ip else []
+        return self.gcloud(group, verb, *arguments, *nodes, "--worker=all", *ip)
 
 
 def _may_come(state: str, reason: str) -> bool:
@@ -172,7 +189,8 @@ def _remote_failure(doing: str, output: str, said: str) -> CloudError:
     if own:
         return CloudError(f"cannot {doing}: " + "\n".join(sorted(set(own))))
     error = failure(doing, said)
-    unreachable = "[255]" in said or "exit status 255" in said or "Connection " in said
+    signs = ("[255]", "exit status 255", "Connection ", _MISSED)
+    unreachable = any(sign in said for sign in signs)
     return NotReached(str(error)) if unreachable else error
 
 

@@ -86,6 +86,18 @@ def gke_slice(name: str) -> Slice:
     return found
 
 
+def check_joined(tpu: Slice, slices: int) -> None:
+    """Whether so many slices can make up one run.
+
+    Raises:
+        UsageError: their generation, or size, cannot be joined over the data-centre network.
+    """
+    if slices > 1 and tpu.name.startswith(("v2-", "v3-")):
+        raise UsageError(f"--slices={slices}: {tpu.name} comes alone; v4 and newer can be joined")
+    if slices > 1 and tpu.hosts == 1:
+        raise UsageError(f"--slices={slices}: {tpu.name} is one host; slices of several are joined")
+
+
 def markdown_table() -> str:
     """The slices of 16 chips as docs/tpu.md shows them."""
     lines = [

@@ -25,7 +25,7 @@ from launch.arguments import Run
 from launch.cloud import Cloud, CloudError, Interrupted
 from launch.pod import Pod
 from launch.queued_resource import ABSENT, TIERS, Rented
-from launch.rentals import vm_slice
+from launch.rentals import check_joined, vm_slice
 
 COMMANDS = "up create wait install start watch relaunch stop delete".split()
 
@@ -41,6 +41,7 @@ def main(values: Sequence[str]) -> None:
             rented.wait(flags.FLAGS.poll) if command == "wait" else _delete(rented)
         return
     tpu = vm_slice(flags.FLAGS.slice)
+    check_joined(tpu, rented.slices)
     if command == "create":
         with bill(rented):
             pod.create(rented, tpu)
@@ -124,6 +125,7 @@ def _rented() -> Rented:
         ),
         valid_until=given.valid_until,
         internal_ip=given.internal_ip,
+        slices=given.slices,
     )
 
 

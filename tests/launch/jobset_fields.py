@@ -17,7 +17,7 @@ CONTAINER = {
     "image!": str,
     "command": [str],
     "args": [str],
-    "env": [{"name!": str, "value": str}],
+    "env": [{"name!": str, "value": str, "valueFrom": {"fieldRef": {"fieldPath!": str}}}],
     "ports": [{"containerPort!": int, "name": str, "protocol": {"TCP", "UDP", "SCTP"}}],
     "resources": QUANTITIES,
     "volumeMounts": [MOUNT],

@@ -72,7 +72,10 @@ def queued_resources(verb: str, name: str, words: list[str]) -> None:
         made.write_text("x" * (number + 1))
         shutil.rmtree(WORLD / "hosts", ignore_errors=True)
         lives = SCRIPT["lives"]
-        SLICE.write_text(json.dumps(lives[min(number, len(lives) - 1)]))
+        several = [word for word in words if word.startswith("--node-count=")]
+        slices = int(value(words, "node-count")) if several else 1
+        assert value(words, "node-prefix" if several else "node-id") == name
+        SLICE.write_text(json.dumps({**lives[min(number, len(lives) - 1)], "slices": slices}))
     elif content is None:
         not_found(command, name)
     elif verb == "describe":
@@ -97,8 +100,11 @@ def active() -> bool:
 
 
 def workers(words: list[str]) -> list[int]:
-    given = value(words, "worker")
-    return list(range(SCRIPT["hosts"])) if given == "all" else [int(given)]
+    """All hosts: of the slice, or of the slices one after the other."""
+    assert value(words, "worker") == "all"
+    slices = json.loads(SLICE.read_text())["slices"]
+    assert ("queued-resources" in words and "--node=all" in words) == (slices > 1), words
+    return list(range(SCRIPT["hosts"] * slices))
 
 
 def ssh(words: list[str]) -> None:
@@ -159,14 +165,14 @@ def main() -> None:
             fail(error)
     if plain[0] == "storage":
         storage(words)
+    elif plain[3] == "ssh":
+        ssh(words)
+    elif plain[3] == "scp":
+        scp(words)
     elif plain[2] == "queued-resources":
         queued_resources(plain[3], plain[4], words)
     elif plain[2:4] == ["tpu-vm", "describe"]:
         print(json.dumps({"state": SCRIPT["node"]}))
-    elif plain[2:4] == ["tpu-vm", "ssh"]:
-        ssh(words)
-    elif plain[2:4] == ["tpu-vm", "scp"]:
-        scp(words)
     else:
         fail(f"the stand-in does not know {words}", 2)
 

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user may type, value by value."""
 
+import re
+
 import pytest
 
 from data_pipeline.errors import UsageError
-from launch.arguments import bucket_of, location, overrides, recipe
+from launch.arguments import NAME, ZONE, bucket_of, location, matching, overrides, recipe
 from tests.launch.test_refusals import BAD_OVERRIDES, BAD_PLACES
+
+BAD_NAMES = ("a; touch x", "$(id)", "a\nb", "../../x", "-oProxyCommand=x", "a" * 300, "Bert", "")
+
+
+@pytest.mark.parametrize("pattern", [NAME, ZONE])
+@pytest.mark.parametrize("value", BAD_NAMES)
+def test_names_that_a_shell_or_gcloud_could_misread(value: str, pattern: re.Pattern[str]) -> None:
+    with pytest.raises(UsageError, match="--name"):
+        matching("name", value, pattern, "bert")
 
 
 @pytest.mark.parametrize("value", BAD_PLACES)

@@ -4,6 +4,7 @@
 It has no account and no network here; a command that it understands ends with "no account".
 """
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -14,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.errors import UsageError
+from launch import buckets, host_storage
+from launch.arguments import Run
+from launch.cloud import Cloud, CloudError
 from tests.launch.test_tpu_vm import shell_words
 from tests.launch.world import RUN, SLICE, World
 
@@ -32,9 +37,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_it_takes_every_command(world: World, environment: dict[str, str]) -> None:
-    given = ("--project=my-project", "--tier=spot", "--valid_until=6h", "--internal_ip",
-             "--service_account=a@b.iam.gserviceaccount.com", "--dry_run")  # fmt: skip
+@pytest.mark.soak
+@pytest.mark.parametrize("slices", [1, 2])
+def test_it_takes_every_command(world: World, environment: dict[str, str], slices: int) -> None:
+    given = (f"--slices={slices}", "--project=my-project", "--tier=spot", "--valid_until=6h",
+             "--internal_ip", "--service_account=a@b.iam.gserviceaccount.com",
+             "--dry_run")  # fmt: skip
     done = world.launch("tpu_vm", "up", *SLICE, *RUN, *given, "--", "--config.name='$x\"")
     commands = {tuple(shell_words(line)) for line in done.stdout.splitlines()}
     commands = {command for command in commands if command[0] == "gcloud"}
@@ -64,20 +72,35 @@ def bucket(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     server.stop()
 
 
-def test_a_store_is_staged_from_a_bucket(
-    bucket: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from launch import host_storage
-
+@pytest.fixture
+def host(bucket: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this process, as a host that sees the bucket, keeps its stores."""
     monkeypatch.setattr(host_storage, "BASE", tmp_path)
     for name, value in bucket.items():
         monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def test_a_store_is_staged_from_a_bucket(host: Path) -> None:
     copy = Path(host_storage.stage("gs://data/store"))
     assert (copy / "store.json").read_text() == '{"n": 1}'
     assert (copy / "a" / "tokens.npy").stat().st_size == 99_999
-    (copy / "a" / "tokens.npy").unlink()
-    assert host_storage.stage("gs://data/store") == str(copy)
-    assert not (copy / "a" / "tokens.npy").exists()  # what is complete is not copied again
+
+
+@pytest.mark.soak
+def test_what_is_refused_about_a_bucket(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         host_storage.stage("gs://data/none")
     assert left.value.code == 74
+    assert "cannot read the store gs://data/none" in capsys.readouterr().err
+    run = Run("configs/pretrain.py:base", "gs://data/none", "gs://data/runs/a")
+    with pytest.raises(UsageError, match="there is no store at gs://data/none"):
+        buckets.check(Cloud(), run, "")
+    run = dataclasses.replace(run, store="gs://data/store")
+    with pytest.raises(UsageError, match="gs://data has no hierarchical namespace"):
+        buckets.check(Cloud(), run, "")
+    run = dataclasses.replace(run, workdir="gs://nowhere/runs/a")
+    with pytest.raises(
+        CloudError, match="cannot look at the bucket gs://nowhere: gs://nowhere not"
+    ):
+        buckets.check(Cloud(), run, "")

@@ -21,14 +21,17 @@ def play(world: World, *states: str, **given: dict[str, str]) -> None:
 
 def test_apply_watch_delete_and_each_twice(world: World) -> None:
     play(world, "Running", "Running", "Completed")
-    rendered = world.launch("gke", "render", *ARGUMENTS, "--", "--config.steps=7")
+    arguments = (*ARGUMENTS, "--slices=2")
+    rendered = world.launch("gke", "render", *arguments, "--", "--config.steps=7")
     assert rendered.returncode == 0 and not world.calls()
     for said in ("applied", "Running already"):
-        done = world.launch("gke", "apply", *ARGUMENTS, "--", "--config.steps=7")
+        done = world.launch("gke", "apply", *arguments, "--", "--config.steps=7")
         assert done.returncode == 0 and said in done.stdout, done.stderr
     applied = json.loads((world.path / "jobset.json").read_text())["manifest"]
     assert applied == json.loads(rendered.stdout)
     assert "--config.steps=7" in rendered.stdout
+    assert "--config.mesh.slices=2" in rendered.stdout
+    assert applied["spec"]["replicatedJobs"][0]["replicas"] == 2
     done = world.launch("gke", "watch", *WATCH)
     assert done.returncode == 0, done.stderr
     assert "step 10 loss 2.5" in done.stdout and "bert: Completed" in done.stdout
@@ -94,6 +97,7 @@ def test_what_the_cluster_refuses(world: World, said: str, advice: str) -> None:
     ("given", "message"),
     [
         (["--slice=v2-32"], "slice 'v2-32' is not offered by GKE"),
+        (["--slice=v6e-8", "--slices=2"], "v6e-8 is one host"),
         (["--image=a b"], "--image='a b' is not of the form"),
         (["--namespace=Bad"], "--namespace='Bad' is not of the form"),
         (["--workdir=/nfs/run"], "the pods mount buckets only"),

@@ -77,6 +77,16 @@ def test_one_pod_a_host_with_all_its_chips(
     assert resources["limits"] == resources["requests"] == {"google.com/tpu": chips}
 
 
+def test_several_slices_are_as_many_jobs() -> None:
+    terms = Terms("bert", "image", slices=3)
+    content = manifest(find_slice("v6e-16"), RUN, terms)
+    assert problems(json.loads(json.dumps(content)), JOBSET) == []
+    (jobs,) = content["spec"]["replicatedJobs"]
+    assert jobs["replicas"] == 3 and jobs["template"]["spec"]["completions"] == 4
+    (index,) = [e for e in pod_of(content)["containers"][0]["env"] if e["name"] == "JOB_INDEX"]
+    assert "job-index" in index["valueFrom"]["fieldRef"]["fieldPath"]
+
+
 def test_only_exit_codes_that_a_restart_can_change_restart() -> None:
     content = manifest(find_slice("v4-32"), RUN, TERMS)
     job = content["spec"]["replicatedJobs"][0]["template"]["spec"]

@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from bert_jax.slices import find_slice
 from launch import pod
 from launch.arguments import Run
-from launch.cloud import Cloud
+from launch.cloud import Answer, Cloud
 from launch.pod import Pod
 from launch.queued_resource import NotReached, Rented
 from launch.supervision import Verdict
@@ -22,7 +23,7 @@ from tests.launch.world import ROOT
 class Answers(Rented):
     """A slice that is there and answers ssh with the next of the answers."""
 
-    def ssh(self, doing: str, remote: str, worker: str = "all") -> str:
+    def ssh(self, doing: str, remote: str) -> str:
         asked.append(remote.partition("launch.on_host ")[2])
         answer = answers.pop(0)
         if isinstance(answer, Exception):
@@ -123,6 +124,13 @@ def test_a_slice_that_saves_between_losses_goes_on(slice_of_two: Pod, slept: lis
     assert slept.count(-1.0) == 10
 
 
+def test_restarts_that_bring_nothing_are_given_up(slice_of_two: Pod, slept: list[float]) -> None:
+    answers.extend([reports(("ended", 76), ("ended", 76))] * 4 + ["the log"])
+    with pytest.raises(pod.CrashLoop, match="than checkpoint 10; the ends of the logs:\nthe log"):
+        pod.keep_running(slice_of_two, RUN)
+    assert slept.count(-1.0) == 3 and asked[-1] == "log --lines=20"
+
+
 def test_restarts_with_progress_go_on(slice_of_two: Pod, slept: list[float]) -> None:
     answers.extend(reports(("ended", 75), ("ended", 75), saved=step) for step in (1, 2, 3, 4, 5))
     answers.append(reports(("ended", 0), ("ended", 0)))
@@ -134,6 +142,39 @@ def test_stopping_what_is_left_of_a_slice_that_is_gone_is_no_error(slice_of_two:
     answers.append(NotReached("gone"))
     pod.stop_rest(slice_of_two)
     assert asked == ["stop"]
+
+
+class Recorded(Cloud):
+    """Answers every command with success; the second slice is lost."""
+
+    def ask(self, command: Sequence[str], stdin: str | None = None) -> Answer:
+        asked.append(" ".join(command))
+        lost_one = "describe bert-1 " in asked[-1]
+        return Answer(0, json.dumps({"state": "PREEMPTED" if lost_one else "READY"}), *answers)
+
+
+def test_several_slices_are_one_resource_with_a_node_each(slice_of_two: Pod) -> None:
+    answers.append("")
+    rented = Rented(Recorded(), "bert", "us-central2-b", slices=2)
+    rented.create(find_slice("v4-16"))
+    rented.copy("code.tar.gz", "code.tar.gz")
+    rented.ssh("look", "ls")
+    create, copy, ssh = asked
+    assert "--node-count=2 --node-prefix=bert" in create and "--node-id" not in create
+    several = "gcloud compute tpus queued-resources"
+    assert copy.startswith(f"{several} scp code.tar.gz bert:code.tar.gz --node=all --worker=all")
+    assert ssh.startswith(f"{several} ssh bert --command=ls --node=all --worker=all")
+    assert Pod(rented, find_slice("v4-16"), "0" * 40, 0).hosts == 4
+    assert rented.node_preempted()  # one lost slice is enough
+    assert not dataclasses.replace(rented, slices=1).node_preempted()
+
+
+def test_a_slice_that_gcloud_leaves_out_is_not_forgotten(slice_of_two: Pod) -> None:
+    answers.append("WARNING: Could not prepare all 2 nodes, attempting to ssh into the rest.")
+    rented = Rented(Recorded(), "bert", "us-central2-b", slices=2)
+    for reach in (lambda: rented.ssh("look", "ls"), lambda: rented.copy("a", "a")):
+        with pytest.raises(NotReached, match="Could not prepare all 2 nodes"):
+            reach()
 
 
 def test_the_part_on_the_hosts_runs_on_their_own_python() -> None:

@@ -10,8 +10,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from tests.launch.world import COMING, RUN, SLICE, World, script, training
 
 ALIVE = "python -m launch.tpu_vm delete --name=bert --zone=us-central2-b"
@@ -22,12 +20,12 @@ def queued(world: World, verb: str) -> list[list[str]]:
 
 
 def test_up_takes_a_run_from_nothing_to_its_end(world: World) -> None:
-    world.play(script(hosts=4))
-    given = ("--slice=v4-32", *SLICE[1:], *RUN, "--tier=spot", "--", "--config.name=it's; $x")
+    """On two slices of two hosts: four trainers, which are told how many slices there are."""
+    given = (*SLICE, *RUN, "--slices=2", "--tier=spot", "--", "--config.name=it's; $x")
     done = world.launch("tpu_vm", "up", *given)
     assert done.returncode == 0, done.stderr
     (create,) = queued(world, "create")
-    assert {"--accelerator-type=v4-32", "--runtime-version=tpu-ubuntu2204-base", "--spot"} <= set(
+    assert {"--accelerator-type=v4-16", "--runtime-version=tpu-ubuntu2204-base", "--spot"} <= set(
         create
     )
     assert len(queued(world, "delete")) == 1
@@ -41,70 +39,48 @@ def test_up_takes_a_run_from_nothing_to_its_end(world: World) -> None:
         assert call["--workdir"] == f"{home}/mnt/work/runs/a b"
         assert call["--config.data.store"].startswith(f"{home}/bert_jax/stores/")
         assert call["--config.name"] == "it's; $x"
+        assert call["--config.mesh.slices"] == "2"
     assert (world.path / "buckets/work/runs/a b/checkpoints/10/manifest.json").is_file()
     assert "loss 2.5; checkpoint 10" in done.stdout
     assert "bert: training is done" in done.stdout and "nothing is billed" in done.stderr
 
 
-@pytest.mark.parametrize("codes", [75, [0, 76]])
-def test_a_run_that_asks_for_it_is_resumed_on_the_same_slice(
-    world: World, codes: int | list[int]
-) -> None:
-    world.play(script(rounds=[training(codes, 10), training(0, 20)]))
+def test_a_run_that_asks_for_it_is_resumed_on_the_same_slice(world: World) -> None:
+    world.play(script(rounds=[training(75, 10), training([0, 76], 20), training(0, 30)]))
     done = world.launch("tpu_vm", "up", *SLICE, *RUN)
     assert done.returncode == 0, done.stderr
     assert len(queued(world, "create")) == 1
-    assert "resuming from checkpoint 10" in done.stdout and len(world.trained()) == 4
+    assert "resuming from checkpoint 10" in done.stdout
+    assert "resuming from checkpoint 20" in done.stdout and len(world.trained()) == 6
 
 
-@pytest.mark.parametrize("code", [1, 78])
-def test_a_final_exit_code_ends_it_and_is_passed_on(world: World, code: int) -> None:
-    world.play(script(rounds=[training([76, code])]))
+def test_a_final_exit_code_ends_it_and_is_passed_on(world: World) -> None:
+    world.play(script(rounds=[training([76, 78])]))
     done = world.launch("tpu_vm", "up", *SLICE, *RUN)
-    assert done.returncode == code
-    assert f"training ended with exit code {code} on" in done.stderr
+    assert done.returncode == 78
+    assert "training ended with exit code 78 on" in done.stderr
     assert "worker 0 trains" in done.stderr  # the log
     assert len(world.trained()) == 2 and len(queued(world, "delete")) == 1
     assert "Traceback" not in done.stderr
 
 
-def test_restarts_that_bring_nothing_are_given_up(world: World) -> None:
-    world.play(script(rounds=[training(76, 10)]))
-    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
-    assert done.returncode == 70
-    assert "3 restarts in a row found no newer checkpoint than checkpoint 10" in done.stderr
-    assert len(world.trained()) == 4 * 2  # the start and three restarts
-    assert len(queued(world, "delete")) == 1
-
-
-def test_a_slice_that_is_taken_away_is_asked_for_anew(world: World) -> None:
-    lives = [
-        {"states": COMING, "looks": 3, "then": [then]}  # looks: copy, install, start
-        for then in ("SUSPENDED", "FAILED")
-    ]
-    rounds = [training(0, 10, 0.3), training(0, 20, 0.3), training(0, 30)]
-    world.play(script(lives=[*lives, {"states": COMING}], rounds=rounds))
-    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the slice was taken away") == 2
-    assert len(queued(world, "create")) == 3 and len(queued(world, "delete")) == 3
-
-
-def test_machines_that_are_preempted_under_an_active_request_are_noticed(world: World) -> None:
-    lost = {"states": COMING, "looks": 3, "then": ["ACTIVE"]}
-    world.play(script(lives=[lost, {"states": COMING}], node="PREEMPTED"))
-    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
-    assert done.returncode == 0, done.stderr
-    assert len(queued(world, "create")) == 2
-
-
-def test_a_full_zone_is_asked_again(world: World) -> None:
+def test_a_slice_that_does_not_come_or_goes_is_asked_for_anew(world: World) -> None:
+    """No capacity, then suspended, then preempted under a request that stays ACTIVE."""
     said = 'There is no more capacity in the zone "us-central2-b"; you can try in another zone'
     full = {"states": [{"state": "FAILED", "failedData": {"error": {"code": 8, "message": said}}}]}
-    world.play(script(lives=[full, {"states": COMING}]))
+    lost = [
+        {"states": COMING, "looks": 3, "then": [then]}  # looks: copy, install, start
+        for then in ("SUSPENDED", "ACTIVE")
+    ]
+    rounds = [training(0, 10, 0.3), training(0, 20, 0.3), training(0, 30)]
+    lives = [full, *lost, {"states": COMING}]
+    world.play(script(lives=lives, rounds=rounds, node="PREEMPTED"))
     done = world.launch("tpu_vm", "up", *SLICE, *RUN)
     assert done.returncode == 0, done.stderr
-    assert "no more capacity" in done.stdout and len(queued(world, "create")) == 2
+    assert "no more capacity" in done.stdout
+    assert "the slice was taken away (SUSPENDED)" in done.stdout
+    assert "the slice was taken away (ACTIVE)" in done.stdout
+    assert len(queued(world, "create")) == 4 and len(queued(world, "delete")) == 4
 
 
 def test_steps_one_by_one_and_each_twice(world: World) -> None:
@@ -180,31 +156,24 @@ def test_an_error_says_what_is_still_billed(world: World) -> None:
     assert "bert is ACTIVE" in done.stderr and ALIVE in done.stderr
 
 
-def test_keep_leaves_the_slice(world: World) -> None:
-    done = world.launch("tpu_vm", "up", *SLICE, *RUN, "--keep")
-    assert done.returncode == 0 and not queued(world, "delete")
-    assert "bert is ACTIVE" in done.stderr and ALIVE in done.stderr
-
-
-def test_a_store_is_read_in_place_on_request(world: World) -> None:
-    assert world.launch("tpu_vm", "up", *SLICE, *RUN, "--nostage").returncode == 0
-    assert {call["--config.data.store"].rpartition("/mnt/")[2] for call in world.trained()} == {
-        "data/store"
-    }
-    assert not world.calls("rsync")
-
-
 def test_dry_run_runs_nothing_and_prints_what_a_shell_takes(world: World) -> None:
     name = "--config.name=$(touch pwned)'\"`id`"
-    done = world.launch("tpu_vm", "up", *SLICE, *RUN, "--nostage", "--dry_run", "--", name)
+    given = ("up", *SLICE, *RUN, "--nostage", "--keep")
+    done = world.launch("tpu_vm", *given, "--dry_run", "--", name)
     assert done.returncode == 0, done.stderr
     assert not world.calls()
     printed = [shell_words(line) for line in done.stdout.splitlines()]
-    assert world.launch("tpu_vm", "up", *SLICE, *RUN, "--nostage", "--", name).returncode == 0
+    done = world.launch("tpu_vm", *given, "--", name)
+    assert done.returncode == 0, done.stderr
     assert not (world.checkout / "pwned").exists()
     # Word for word what is run, but for looks that are repeated.
     assert [words for words in printed if words[0] == "gcloud"] == without_repeats(world.calls())
     assert {call["--config.name"] for call in world.trained()} == {name.partition("=")[2]}
+    # The slice stays, and the store is read in place.
+    assert not queued(world, "delete")
+    assert "bert is ACTIVE" in done.stderr and ALIVE in done.stderr
+    stores = {call["--config.data.store"].rpartition("/mnt/")[2] for call in world.trained()}
+    assert stores == {"data/store"} and not world.calls("rsync")
 
 
 def shell_words(line: str) -> list[str]:

@@ -61,7 +61,7 @@ class World:
             "HOME": str(self.path / "home"),
             "STAND_IN": str(self.path),
             "PYTHONPATH": str(self.path / "modules"),
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPYCACHEPREFIX": str(self.path / "compiled"),
         }
 
     def launch(
