@@ -11,7 +11,6 @@ is, 1 it does not (what makes it fit is in the table), 64 command line, 69 no co
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +20,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert_jax.plan import report
+from bert_jax.plan.compiler import DEFAULT_CACHE
 from bert_jax.plan.planning import make_plan
 from bert_jax.plan.recipe import load
 from bert_jax.slices import find_slice
 from data_pipeline.errors import UsageError, run_command
-
-_DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "bert_jax" / "plan"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,5 +65,5 @@ if __name__ == "__main__":
     )
     _PRICE = flags.DEFINE_float("price", 0.0, "Dollars a chip and hour.", lower_bound=0.0)
     _OUTPUT = flags.DEFINE_string("output", "plans", "Directory for the JSON file and the picture.")
-    _CACHE = flags.DEFINE_string("cache", str(_DEFAULT_CACHE), "Results kept here; empty: nowhere.")
+    _CACHE = flags.DEFINE_string("cache", str(DEFAULT_CACHE), "Results kept here; empty: nowhere.")
     run_command(main)

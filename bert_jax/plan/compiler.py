@@ -32,6 +32,7 @@ from bert_jax.train_step import TPU_OPTIONS, init_state, jit_train_step
 from data_pipeline.batch import BatchSpec
 from data_pipeline.errors import UserError
 
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "bert_jax" / "plan"
 Say = Callable[[str], None]
 # How the compiler says so on v4 and later, and on v2 and v3.
 _OUT_OF_MEMORY = re.compile(
@@ -119,9 +120,7 @@ def devices(where: Slice) -> tuple[jax.Device, ...]:
 def lower_step(config: RunConfig, span: PhaseSpan, mesh: Mesh) -> tuple[jax.stages.Lowered, Any]:
     """The training step of a run, and the shapes of its state."""
     optimizer = make_optimizer(config.optimizer, config.steps)
-    init = functools.partial(init_state, config.model, optimizer, config.seed)
-    sharded = config.mesh.shard_optimizer
-    state = partitioning.with_shardings(mesh, jax.eval_shape(init), shard_optimizer=sharded)
+    state = _state(config, mesh)
     rows = partitioning.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
@@ -198,8 +197,10 @@ def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
         found = _OUT_OF_MEMORY.search(str(error))
         if found is None:
             raise
-        used, available = (group for group in found.groups() if group)
-        return {"used": _size(used), "available": _size(available)}
+        used, available = (_size(group) for group in found.groups() if group)
+        if found.group(3):  # of temporaries alone
+            used += _bytes_on_a_device(state)
+        return {"used": used, "available": available}
     finally:
         jax.config.update("jax_compilation_cache_dir", kept)
         compilation_cache.reset_cache()
@@ -218,6 +219,26 @@ def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
             - memory.alias_size_in_bytes,
             program=memory.generated_code_size_in_bytes,
         )
+    )
+
+
+def state_bytes(config: RunConfig, where: Slice) -> int:
+    """Bytes of parameters and optimiser on a device, without compiling anything.
+
+    Raises:
+        ConfigError: the configuration does not divide over the slice.
+    """
+    mesh = partitioning.make_mesh(config.mesh, devices(where))
+    partitioning.check_divisible(config, mesh)
+    state = _state(config, mesh)
+    return _bytes_on_a_device(state["params"]) + _bytes_on_a_device(state["optimizer"])
+
+
+def _state(config: RunConfig, mesh: Mesh) -> Any:
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    init = functools.partial(init_state, config.model, optimizer, config.seed)
+    return partitioning.with_shardings(
+        mesh, jax.eval_shape(init), shard_optimizer=config.mesh.shard_optimizer
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bert_jax.config import PhaseSpan, RunConfig
 from bert_jax.flops import step_flops
-from bert_jax.plan.compiler import OutOfMemoryError, Say, libtpu_version
+from bert_jax.plan.compiler import OutOfMemoryError, Say, libtpu_version, state_bytes
 from bert_jax.plan.estimate import RESERVED_BYTES, Estimate, estimate_step
 from bert_jax.slices import Slice
 
@@ -18,6 +18,9 @@ from bert_jax.slices import Slice
 # tests/bert_jax/test_plan_on_tpu.py compiles it again (soak).
 MEASURED_SECONDS = 0.460
 ESTIMATED_SECONDS = 0.757
+# A change is not tried, which takes minutes, if what it leaves of the activations and the state
+# would exceed a device's memory by this factor.
+HOPELESS = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,13 @@ def _plan_phase(
     except OutOfMemoryError as error:
         needed = error.used
     say(f"{span.batch_size} x {span.length} does not fit: looking for the smallest change")
+    activations = needed - state_bytes(config, where)
     for change, changed, smaller in changes(config, span, where):
+        rows = smaller.batch_size * config.accumulation / (span.batch_size * changed.accumulation)
+        least = state_bytes(changed, where) + activations * rows
+        if not changed.model.remat and least > HOPELESS * hbm_bytes(where):
+            say(f"  {change}: would need {least / 2**30:.1f} GiB or more")
+            continue
         try:
             estimate = estimate_step(changed, smaller, where, cache, say)
         except OutOfMemoryError:

@@ -12,7 +12,8 @@ import importlib.util
 import pytest
 
 from bert_jax.config import MeshConfig
-from bert_jax.plan.compiler import compile_step
+from bert_jax.plan import estimate
+from bert_jax.plan.compiler import DEFAULT_CACHE, compile_step
 from bert_jax.plan.estimate import estimate_step, with_layers
 from bert_jax.plan.planning import ESTIMATED_SECONDS, MEASURED_SECONDS
 from bert_jax.plan.program import parse
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.skipif(
     reason="the TPU compiler libtpu is not installed: make plan",
 )
 LENGTH, ROWS, PREDICTIONS = 128, 4, 20
+CACHE = DEFAULT_CACHE.expanduser()  # of soak tests, which compile for an hour
 
 
 def small(slice_name):
@@ -100,13 +102,22 @@ def test_the_compiler_knows_every_slice(slice_name):
 
 
 @pytest.mark.soak
-def test_a_few_layers_stand_for_all():
+@pytest.mark.parametrize(
+    ("slice_name", "sharded"), [("v4-32", True), ("v4-32", False), ("v5litepod-16", True)]
+)
+def test_a_few_layers_stand_for_all(monkeypatch, slice_name, sharded):
+    """Deep models are extrapolated; this does with 3 and 6 layers what those do with 12 and 24."""
     config = load(pretrain.get_config("base").to_dict(), 30522)
-    config = with_layers(dataclasses.replace(config, mesh=MeshConfig(shard_optimizer=True)), 12)
-    where, span = find_slice("v4-32"), config.spans()[0]
-    expected = timeline(parse(compile_step(config, span, where, None, print).text), where)
-    found = estimate_step(config, span, where, None, print)
-    assert found.time.total == pytest.approx(expected.total, rel=0.05)
+    mesh = MeshConfig(shard_optimizer=sharded)
+    config = with_layers(dataclasses.replace(config, mesh=mesh), 12)
+    where, span = find_slice(slice_name), config.spans()[0]
+    expected = estimate_step(config, span, where, CACHE, print)
+    monkeypatch.setattr(estimate, "MOST_LAYERS", 6)
+    monkeypatch.setattr(estimate, "FEW_LAYERS", (3, 6))
+    found = estimate_step(config, span, where, CACHE, print)
+    assert (expected.layers, found.layers) == ((12,), (3, 6))
+    assert found.time.total == pytest.approx(expected.time.total, rel=0.05)
+    assert found.memory.total >= 0.95 * expected.memory.total
 
 
 @pytest.mark.soak
@@ -115,7 +126,8 @@ def test_the_calibration_is_up_to_date():
     mapping["phases"] = {"long": {"length": 512, "batch_size": 448, "share": 1.0}}
     mapping["optimizer"]["name"] = "lamb"
     mapping["mesh"]["shard_optimizer"] = True
+    mapping["model"]["unroll"] = 24
     config = load(mapping, 30522)
-    found = estimate_step(config, config.spans()[0], find_slice("v3-32"), None, print)
+    found = estimate_step(config, config.spans()[0], find_slice("v3-32"), CACHE, print)
     assert found.time.total == pytest.approx(ESTIMATED_SECONDS, rel=0.02)
     assert 0.5 < found.time.total / MEASURED_SECONDS < 2
