@@ -7,9 +7,10 @@ r"""Our training step against the peer's on a slice of TPUs, as the TPU compiler
 
 Ours is `configs/pretrain.py:SIZE` as docs/tpu.md runs it on a slice: all layers unrolled, optimiser
 sharded. The peer is `run_mlm_flax.py` (`flax_step.py`) on the same model, batch and slice. Both are
-compiled with a few layers and drawn out to all, as `bert_jax.plan` does it, and cost minutes each
-at first and seconds from its cache. Prints where the time goes, with `--top` the costliest
-operations of the largest program compiled, and as the last line all figures as JSON.
+compiled with a few layers and drawn out to all, as `bert_jax.plan` does it with deep models, or
+with `--whole` as they are, and cost minutes each at first and seconds from its cache. Prints where
+the time goes, with `--top` the costliest operations of the largest program compiled, and as the
+last line all figures as JSON.
 """
 
 import collections
@@ -34,7 +35,7 @@ from bert_jax.plan.compiler import (
     devices,
     libtpu_version,
 )
-from bert_jax.plan.estimate import FEW_LAYERS, Estimate, Memory, extrapolate, with_layers
+from bert_jax.plan.estimate import Estimate, Memory, extrapolate, with_layers
 from bert_jax.plan.kinds import KINDS, split
 from bert_jax.plan.program import Instruction, Program, parse
 from bert_jax.plan.recipe import load
@@ -46,6 +47,7 @@ from data_pipeline.batch import BatchSpec
 from data_pipeline.errors import UsageError, UserError, run_command
 
 VOCAB_SIZE = 30522
+FEW_LAYERS = (1, 3)
 PEER_TRANSFORMERS = "4.57."
 # Parts of their model -> the names by which `bert_jax.plan.kinds` knows the same parts of ours.
 _NAMES = (
