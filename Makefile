@@ -95,7 +95,7 @@ $(PLAN): | $(SETUP)
 plan-test: plan ## what the TPU compiler makes of a small step
 	@$(BIN)/python -m pytest tests/bert_jax/test_plan_on_tpu.py --durations=5
 
-plan-all: plan ## docs/tpu-plans.md: base and large on every slice of 16 chips (hours)
+plan-all: plan ## the table of plans in docs/tpu.md: base and large on every slice (hours)
 	@$(BIN)/python benchmarks/pod_plans.py
 
 pod-peer: $(PEER) ## transformers 4.57 in .venv-peer, for benchmarks/pod_peer.py

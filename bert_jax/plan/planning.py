@@ -97,13 +97,19 @@ def make_plan(config: RunConfig, where: Slice, price: float, cache: Path | None,
         ConfigError: the configuration does not divide over the slice.
         NoCompilerError: libtpu is missing or does not know the slice.
     """
-    phases = tuple(_plan_phase(config, span, where, cache, say) for span in config.spans())
+    phases = tuple(plan_phase(config, span, where, cache, say) for span in config.spans())
     return Plan(config, where, libtpu_version(), price, phases)
 
 
-def _plan_phase(
+def plan_phase(
     config: RunConfig, span: PhaseSpan, where: Slice, cache: Path | None, say: Say
 ) -> PhasePlan:
+    """Compiles one phase; if it does not fit, also with one change after the other until one does.
+
+    Raises:
+        ConfigError: the configuration does not divide over the slice.
+        NoCompilerError: libtpu is missing or does not know the slice.
+    """
     flops = step_flops(config.model, span.batch_size, span.length)
     try:
         estimate = estimate_step(config, span, where, cache, say)
