@@ -8,6 +8,7 @@ corrupt-<step>/              a step that did not fit its manifest; kept for whoe
 ignored-<name>               something else that had the name of a step; kept
 """
 
+import contextlib
 import pathlib
 import re
 import shutil
@@ -58,7 +59,7 @@ def tidy(directory: pathlib.Path) -> None:
             continue
         temporary = _TEMPORARY.fullmatch(path.name)
         if (temporary or _DELETED.fullmatch(path.name)) and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            _remove(path)
         elif temporary or _STEP.fullmatch(path.name):
             aside = set_aside(path, f"ignored-{path.name}")
             logging.warning("%s is no complete checkpoint; renamed to %s", path, aside.name)
@@ -123,7 +124,7 @@ def set_aside(path: pathlib.Path, name: str) -> pathlib.Path:
 def delete(path: pathlib.Path) -> None:
     """Deletes a step, under another name first, so that a kill leaves no half of a step."""
     try:
-        shutil.rmtree(path.rename(path.with_name(f"deleted-{path.name}")))
+        _remove(path.rename(path.with_name(f"deleted-{path.name}")))
     except OSError as error:
         logging.warning("cannot delete the old checkpoint %s: %s", path, error)
 
@@ -135,6 +136,16 @@ def all_damaged(directory: pathlib.Path, reasons: Sequence[str]) -> DataError:
         + "\n  ".join(reasons)
         + "\nPut back a copy of one, or move the directory away to start from step 0."
     )
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Deletes a directory, also where one vanishes with its last file, as in a mounted bucket."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+    if path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        shutil.rmtree(path)
 
 
 def _is_sealed(path: pathlib.Path) -> bool:

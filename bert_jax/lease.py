@@ -108,7 +108,7 @@ def _keep(
     while not done.wait(REFRESH_SECONDS):
         try:
             found = _read(path)
-            if not _is_mine(found, mine) and not done.is_set():
+            if found != {} and not _is_mine(found, mine) and not done.is_set():
                 leave(
                     f"{path} was taken over by {_name(found or {})}, for this run had not "
                     f"refreshed it within {EXPIRY_SECONDS:g} s; this run ends, so that the two do "
@@ -156,9 +156,7 @@ def _fresh(mine: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: pathlib.Path, mine: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{NAME}.{mine['run']}")
-    temporary.write_text(json.dumps(_fresh(mine)), "utf-8")
-    temporary.replace(path)
+    path.write_text(json.dumps(_fresh(mine)), "utf-8")  # in a bucket one object, put there whole
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -366,6 +366,22 @@ class TestOtherEntries:
         (saved / "deleted-5").mkdir()
         return saved
 
+    def test_folders_that_vanish_with_their_last_file_as_in_a_bucket(
+        self, saved: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rmdir = os.rmdir
+
+        def vanish(path: Any, *, dir_fd: int | None = None) -> None:
+            rmdir(path, dir_fd=dir_fd)
+            raise FileNotFoundError(2, "No such file or directory")
+
+        (saved / "30.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+        (saved / "30.orbax-checkpoint-tmp" / "meta").mkdir()
+        (saved / "30.orbax-checkpoint-tmp" / "state" / "part").write_text("x")
+        monkeypatch.setattr(os, "rmdir", vanish)
+        save_steps(saved, 40, keep_last=1)
+        assert names(saved) == {"40"}
+
     def test_named_set_aside_and_never_used(
         self, junk: pathlib.Path, caplog: pytest.LogCaptureFixture
     ) -> None:
