@@ -4,6 +4,7 @@
 The model is that of `performance.md` section 2 and of jax-ml/scaling-book: the chip with the
 fewest links (the corner of a slice that does not close to rings: one link an axis) receives
 whatever a collective brings it, at the rate of its links together; every hop adds a microsecond.
+Where libtpu writes that it sends along one ring through all chips, only two links count.
 Between slices the network counts in the same way, with each chip's share of its host's card.
 """
 
@@ -20,12 +21,16 @@ KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange: `bytes` are of the whole array, before it is scattered or after gathering."""
+    """One exchange: `bytes` are of the whole array, before it is scattered or after gathering.
+
+    `ring`: it travels along one ring, instead of along all axes of the torus at once.
+    """
 
     kind: str
     bytes: int
     devices: int
     dtype: str
+    ring: bool = False
 
 
 def collective(kind: str, instruction: Instruction, devices: int) -> Collective:
@@ -45,7 +50,9 @@ def collective(kind: str, instruction: Instruction, devices: int) -> Collective:
     if kind == "reduce-scatter":
         size *= group
     dtypes = {array.dtype for array in arrays if array.dims} or {a.dtype for a in arrays}
-    return Collective(kind, size, group, "+".join(sorted(dtypes)))
+    # In an asynchronous chain libtpu names no algorithm, but counts the steps of a ring.
+    ring = '"emitter":"1D' in instruction.attributes or "chain_id=" in instruction.attributes
+    return Collective(kind, size, group, "+".join(sorted(dtypes)), ring)
 
 
 def group_size(instruction: Instruction, devices: int) -> int:
@@ -70,6 +77,8 @@ def seconds(exchange: Collective, where: Slice) -> float:
     slices = where.count if chips > where.chips // where.count else 1
     chips = max(1, chips // slices)
     links, hops = _links(where, chips)
+    if exchange.ring and chips > 2:
+        links, hops = 2, chips // 2
     share = (chips - 1) / chips
     passes = 2 if exchange.kind == "all-reduce" else 1
     if exchange.kind == "collective-permute":

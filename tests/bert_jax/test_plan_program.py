@@ -123,7 +123,8 @@ def test_a_chain_of_fusions_is_one_exchange_that_only_these_fusions_hide():
     (name, gather), *others = time.exchanges.items()
     assert (name, others) == ("all-gather bf16 over 16", [])
     assert (gather.count, gather.bytes) == (1, 2 * 1024**2)
-    assert gather.seconds == seconds(Collective("all-gather", 2 * 1024**2, 16, "bf16"), where)
+    ring = Collective("all-gather", 2 * 1024**2, 16, "bf16", ring=True)
+    assert gather.seconds == seconds(ring, where)
     product = 38748 / 1.5e9
     assert time.seconds["matmul"] == pytest.approx(product)
     assert time.seconds["optimizer"] == pytest.approx(15000 / 1.5e9)
@@ -258,7 +259,20 @@ def test_the_corner_chip_bounds_an_exchange(name, links, rate, hops):
     assert sum(halves) == pytest.approx(expected)
 
 
-def test_rings_have_twice_the_links():
+def test_one_ring_through_all_chips_uses_two_links():
+    size = 10**9
+    ring = seconds(Collective("all-gather", size, 16, "bf16", ring=True), V4)
+    assert ring == pytest.approx(size * 15 / 16 / (2 * 45e9) + 8e-6)
+    gather = "%all-gather.1 = f32[1024,128]{1,0} all-gather(%param.1), replica_groups=[1,16]<=[16]"
+    config = ', backend_config={"collective_algorithm_config":{"emitter":"1DAllGatherNonMajorDim"}}'
+    size = 4 * 1024 * 128
+    for line, one_ring in ((gather, False), (gather + config, True)):
+        (found,) = timeline(parse(with_entry(line)), V4).exchanges.values()
+        expected = Collective("all-gather", size, 16, "f32", ring=one_ring)
+        assert found.seconds == seconds(expected, V4)
+
+
+def test_closed_axes_have_twice_the_links():
     large = find_slice("v4-128")
     size = 10**9
     exchange = Collective("all-gather", size, 64, "f32")
