@@ -158,7 +158,7 @@ def table(estimates: dict[str, Estimate]) -> str:
                 )
         cells["HBM a device, GiB"] = f"{estimate.memory.total / GIB:.2f}"
         for part in MEMORY_PARTS:
-            cells[f"  {part}"] = f"{getattr(estimate.memory, part) / GIB:.2f}"
+            cells[f"  {part}, GiB"] = f"{getattr(estimate.memory, part) / GIB:.2f}"
         columns.append(cells)
     labels = list(dict.fromkeys(label for column in columns for label in column))
     lines = [f"{'':40}" + "".join(f"{name:>16}" for name in estimates)]
@@ -172,7 +172,7 @@ def costliest(program: Program, where: Slice, number: int) -> str:
     groups: dict[str, list[Instruction]] = collections.defaultdict(list)
     for each in program.computations[program.entry]:
         if each.cycles:
-            arrays = " ".join(f"{a.dtype}{list(a.dims)}".replace(" ", "") for a in each.arrays)
+            arrays = " ".join(f"{a.dtype}{[*a.dims]}".replace(" ", "") for a in each.arrays[:3])
             scope = re.sub(r"jit\(\w+\)/shard_map/|FlaxBertForPreTrainingModule", "", each.scope)
             groups[re.sub(r"(?<=/)\d+(?=/)", "*", scope) + f"  {arrays}"].append(each)
 
