@@ -8,9 +8,9 @@ r"""Our training step against the peer's on a slice of TPUs, as the TPU compiler
 Ours is `configs/pretrain.py:SIZE` as docs/tpu.md runs it on a slice: all layers unrolled, optimiser
 sharded. The peer is `run_mlm_flax.py` (`flax_step.py`) on the same model, batch and slice. Both are
 estimated by `bert_jax.plan` from their compiled programs, which cost minutes each at first and
-seconds from its cache. `--peer_layers=1,3` draws the peer out from two shorter models instead,
-which is cheaper and errs by 1% on base (docs/performance.md). Prints where the time goes, with
-`--top` the costliest operations too, and as the last line all figures as JSON.
+seconds from its cache; `--layers=1,3` draws both out from two shorter models instead, which is
+cheaper and a little off. Prints where the time goes, with `--top` the costliest operations too, and
+as the last line all figures as JSON.
 """
 
 import collections
@@ -191,8 +191,8 @@ def main(arguments: Sequence[str]) -> None:
     """Compiles both programs and compares them."""
     if len(arguments) > 1 or not _SLICE.value:
         raise UsageError(f"cannot use {arguments[1:]}; --slice=NAME is needed; try --help")
-    if _PEER_LAYERS.value and not re.fullmatch(r"[1-9]\d*,[1-9]\d*", ",".join(_PEER_LAYERS.value)):
-        raise UsageError("--peer_layers takes two numbers, for example 1,3")
+    if _LAYERS.value and not re.fullmatch(r"[1-9]\d*,[1-9]\d*", ",".join(_LAYERS.value)):
+        raise UsageError("--layers takes two numbers, for example 1,3")
     jax.config.update("jax_platforms", "cpu")  # JAX would take libtpu for a TPU
     setting = {
         "size": _SIZE.value,
@@ -206,10 +206,9 @@ def main(arguments: Sequence[str]) -> None:
     where = find_slice(_SLICE.value)
     config = recipe(_SIZE.value, _LENGTH.value, _BATCH_SIZE.value)
     whole = config.model.num_layers
-    shorter = [int(number) for number in _PEER_LAYERS.value]
+    layers = [int(number) for number in _LAYERS.value] or [whole]
     estimates, tops = {}, {}
     for name, compiler in compilers(config, where, Path(_CACHE.value).expanduser()).items():
-        layers = shorter if name == "peer" and shorter else [whole]
         try:
             found = [compiler(number) for number in layers]
         except OutOfMemoryError as error:
@@ -237,7 +236,7 @@ if __name__ == "__main__":
     _SLICE = flags.DEFINE_string("slice", None, "Accelerator type, for example v4-32.")
     _LENGTH = flags.DEFINE_integer("length", 128, "Tokens in a sequence.", lower_bound=8)
     _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Sequences in a batch.", lower_bound=1)
-    _PEER_LAYERS = flags.DEFINE_list("peer_layers", [], "Two numbers; default: the whole peer.")
+    _LAYERS = flags.DEFINE_list("layers", [], "Two numbers to draw out from; default: all.")
     _TOP = flags.DEFINE_integer("top", 0, "Operations to list for each program.", lower_bound=0)
     _CACHE = flags.DEFINE_string("cache", str(DEFAULT_CACHE), "Results are kept here.")
     run_command(main)
