@@ -265,7 +265,9 @@ def evaluate(run: Run, state: State, step: int) -> dict[str, float]:
 
 
 def save(run: Run, state: State, progress: Progress, held_out: dict[str, float] | None) -> None:
-    """Starts saving the state; Orbax writes in the background."""
+    """Starts saving the state; Orbax writes in the background. The curve up to it comes first."""
+    if agreement.primary():
+        run_directory.flush_curves(run.workdir)
     meta = run.description | {"progress": dataclasses.asdict(progress)}
     run.checkpoints.save(progress.step, state, meta, metrics=held_out)
 
