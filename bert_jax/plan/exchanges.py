@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collectives of a scheduled program: which instructions start, drive, await or are one.
 
-libtpu writes an exchange in one of four ways: as it is; between `-start` and `-done`; as a fusion
-that holds nothing else (a reduce-scatter is a fused all-reduce whose slice is kept); or as a chain
-of fusions, a start, computations that move it on as they run, and a done (v5e and later). In a
-chain each fusion repeats the collective, and the chain's number tells whose part it is.
+libtpu writes an exchange in one of five ways: as it is; between `-start` and `-done`; as a fusion
+that holds nothing else (a reduce-scatter is a fused all-reduce whose slice is kept); as a chain of
+fusions, a start, computations that move it on as they run, and a done (v5e and later), each of
+which repeats the collective with the chain's number; or, between slices, as a pair of `send` and
+`recv` that the hosts carry out, of which the second is counted.
 """
 
 import dataclasses
@@ -35,6 +36,8 @@ def exchanges(program: Program, each: Instruction, where: Slice) -> Exchanges:
     opcode = each.opcode.removesuffix("-start")
     if opcode in KINDS:
         return Exchanges(collective(opcode, each, where.devices))
+    if each.opcode == "recv":
+        return Exchanges(_between(each, where))
     if each.opcode not in ("fusion", "async-start"):
         return Exchanges()
     inner = program.within(each)
@@ -61,6 +64,14 @@ def _read(found: Instruction, inner: Iterable[Instruction], where: Slice) -> Col
     if kind == "all-reduce" and any(one.opcode == "dynamic-slice" for one in inner):
         return dataclasses.replace(result, kind="reduce-scatter")
     return result
+
+
+def _between(each: Instruction, where: Slice) -> Collective:
+    """What this device has its host exchange with those of other slices."""
+    named = re.search(r'_xla_megascale_transfer_type="(\w+)"', each.attributes)
+    kind = named.group(1).lower().replace("_", "-") if named else "transfer"
+    size = each.arrays[0].bytes * (where.count if kind == "reduce-scatter" else 1)
+    return Collective(kind, size, where.count, each.arrays[0].dtype, between=True)
 
 
 def _chain(instruction: Instruction) -> str:

@@ -5,7 +5,7 @@ The model is that of `performance.md` section 2 and of jax-ml/scaling-book: the 
 fewest links (the corner of a slice that does not close to rings: one link an axis) receives
 whatever a collective brings it, at the rate of its links together; every hop adds a microsecond.
 Where libtpu writes that it sends along one ring through all chips, only two links count.
-Between slices the network counts in the same way, with each chip's share of its host's card.
+What libtpu sends between slices goes over the network, at each chip's share of its host's card.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from bert_jax.plan.program import Instruction
 from bert_jax.slices import Slice
 
 HOP_SECONDS = 1e-6
+NETWORK_SECONDS = 20e-6
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
 
 
@@ -23,7 +24,8 @@ KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective
 class Collective:
     """One exchange: `bytes` are of the whole array, before it is scattered or after gathering.
 
-    `ring`: it travels along one ring, instead of along all axes of the torus at once.
+    `ring`: it travels along one ring, instead of along all axes of the torus at once. `between`: it
+    is one between slices, and `devices` counts these.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class Collective:
     devices: int
     dtype: str
     ring: bool = False
+    between: bool = False
 
 
 def collective(kind: str, instruction: Instruction, devices: int) -> Collective:
@@ -73,26 +76,23 @@ def seconds(exchange: Collective, where: Slice) -> float:
     """Time that an exchange takes when nothing else is on the links."""
     if exchange.devices <= 1:
         return 0.0
-    chips = -(-exchange.devices // where.chip.devices)
-    slices = where.count if chips > where.chips // where.count else 1
-    chips = max(1, chips // slices)
+    passes = 2 if exchange.kind == "all-reduce" else 1
+    if exchange.between:
+        share = (exchange.devices - 1) / exchange.devices
+        size = share * exchange.bytes * where.chip.devices
+        return passes * (size / where.chip.network_bandwidth + NETWORK_SECONDS)
+    chips = max(1, -(-exchange.devices // where.chip.devices))
     links, hops = _links(where, chips)
     if exchange.ring and chips > 2:
         links, hops = 2, chips // 2
     share = (chips - 1) / chips
-    passes = 2 if exchange.kind == "all-reduce" else 1
     if exchange.kind == "collective-permute":
         share, hops = 1.0, 1
     if exchange.kind == "all-to-all":
         # A quarter of everything crosses the middle of the longest axis each way.
         share, links = max(where.shape) / (8 if where.wrapped else 4), 1
-    size = exchange.bytes
-    inside = passes * share * size / (links * where.chip.link_bandwidth)
-    if slices > 1:
-        # Each chip passes on its own part of what its slice has summed, or will gather.
-        between = passes * size / chips * (slices - 1) / slices / where.chip.network_bandwidth
-        return inside + between + passes * (hops + 20) * HOP_SECONDS
-    return inside + passes * hops * HOP_SECONDS
+    inside = share * exchange.bytes / (links * where.chip.link_bandwidth)
+    return passes * (inside + hops * HOP_SECONDS)
 
 
 def _links(where: Slice, chips: int) -> tuple[int, int]:

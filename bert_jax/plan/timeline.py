@@ -25,7 +25,7 @@ from bert_jax.plan.uncosted import uncosted_seconds
 from bert_jax.slices import Slice
 
 # Costless: names for what is there already, and scalars.
-_FREE = {"after-all", "bitcast", "constant", "get-tuple-element", "parameter", "tuple"}
+_FREE = {"after-all", "bitcast", "constant", "get-tuple-element", "parameter", "send", "tuple"}
 SMALL_BYTES = 4096
 
 
@@ -79,6 +79,13 @@ class _UnderWay:
     exchange: Collective | None = None
     chain: str = ""  # of fusions that drive it; none: it goes on by itself
 
+    @property
+    def channel(self) -> str:
+        """What carries it."""
+        if self.exchange is None:
+            return "memory"
+        return "network" if self.exchange.between else "links"
+
 
 @dataclasses.dataclass
 class _Device:
@@ -97,12 +104,12 @@ class _Device:
 
     def go_on(self, spent: float, driven: Collection[str] = (), links: bool = True) -> None:
         """Brings what is under way on by a time; not what is on the links, if they are taken."""
-        left = {False: spent, True: spent if links else 0.0}
+        left = {"memory": spent, "links": spent if links else 0.0, "network": spent}
         for each in self.under_way.values():  # in the order in which they were started
             if not each.chain or each.chain in driven:
-                done = min(each.left, left[each.exchange is not None])
+                done = min(each.left, left[each.channel])
                 each.left -= done
-                left[each.exchange is not None] -= done
+                left[each.channel] -= done
 
     def exchange(self, exchange: Collective, exposed: float) -> None:
         """Stands still for an exchange that has the links to itself."""
@@ -117,8 +124,8 @@ class _Device:
         awaited = self.under_way[name]
         waited = 0.0
         for each in self.under_way.values():
-            same = (each.exchange is None) == (awaited.exchange is None)
-            if each is awaited or (same and not awaited.chain and not each.chain):
+            ahead = each.channel == awaited.channel and not awaited.chain and not each.chain
+            if each is awaited or ahead:
                 waited += each.left
             if each is awaited:
                 break
@@ -130,7 +137,9 @@ class _Device:
 
     def note(self, exchange: Collective, exposed: float) -> None:
         """Adds an exchange to the list."""
-        name = f"{exchange.kind} {exchange.dtype} over {exchange.devices}"
+        number = exchange.devices
+        among = f"between {number} slices" if exchange.between else f"over {number}"
+        name = f"{exchange.kind} {exchange.dtype} {among}"
         entry = self.result.exchanges.setdefault(name, Exchange())
         entry.count += self.times
         entry.bytes += exchange.bytes * self.times
@@ -157,7 +166,7 @@ def _run(
             for name in called:
                 _run(program, program.computations[name], where, result, times * trips)
             device.go_on((result.total - before) / times)
-        elif each.opcode.endswith("-start"):
+        elif _starts(each):
             takes = seconds(found.whole, where) if found.whole else _copy_seconds(each, where)
             device.under_way[each.name] = _UnderWay(takes, found.whole)
         elif each.opcode.endswith("-done"):
@@ -194,9 +203,13 @@ def _parts(program: Program, each: Instruction, where: Slice) -> dict[str, float
 def _start(done: Instruction, by_name: Mapping[str, Instruction]) -> str:
     """Name of the instruction that started what this one awaits."""
     name = done.operands[0]
-    while (found := by_name.get(name)) and found.operands and not found.opcode.endswith("-start"):
+    while (found := by_name.get(name)) and found.operands and not _starts(found):
         name = found.operands[0]
     return name
+
+
+def _starts(each: Instruction) -> bool:
+    return each.opcode.endswith("-start") or each.opcode == "recv"
 
 
 def _verb(each: Instruction) -> str:

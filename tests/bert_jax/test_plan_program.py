@@ -279,13 +279,35 @@ def test_closed_axes_have_twice_the_links():
     assert seconds(exchange, large) == pytest.approx(size * 63 / 64 / (6 * 45e9), rel=0.01)
 
 
-def test_between_slices_the_network_counts():
-    one, two = find_slice("v4-32"), find_slice("v4-32", count=2)
-    size = 4 * 10**8
-    inside = seconds(Collective("all-reduce", size, 16, "f32"), two)
-    assert inside == seconds(Collective("all-reduce", size, 16, "f32"), one)
-    across = seconds(Collective("all-reduce", size, 32, "f32"), two)
-    assert across - inside == pytest.approx(2 * size / 16 / 2 / 6.2e9, rel=0.01)
+@pytest.mark.parametrize(
+    ("kind", "passes", "share"),
+    [("all-reduce", 2, 1), ("all-gather", 1, 1 / 2), ("reduce-scatter", 1, 1)],
+)
+def test_what_the_hosts_send_between_slices_takes_the_network(kind, passes, share):
+    two = find_slice("v4-32", count=2)
+    shape = "(f32[256,8,128]{2,1,0:T(8,128)}, u32[], token[])"
+    written = kind.upper().replace("-", "_")
+    started = (
+        "%after-all.1 = token[] after-all()",
+        f"%recv.1 = {shape} recv(%after-all.1), channel_id=2, is_host_transfer=true, "
+        f'frontend_attributes={{_xla_megascale_transfer_type="{written}"}}',
+        f"%send.1 = {shape} send(%param.1, %after-all.1), channel_id=3, is_host_transfer=true",
+    )
+    done = (
+        "%send-done.1 = token[] send-done(%send.1), channel_id=3",
+        "%recv-done.1 = (f32[256,8,128]{2,1,0:T(8,128)}, token[]) recv-done(%recv.1)",
+    )
+    time = timeline(parse(with_entry(*started, "compute(1)", *done)), two)
+    ((name, found),) = time.exchanges.items()
+    assert name == f"{kind} f32 between 2 slices"
+    # All of it goes out and comes back summed; or half of it is there already.
+    assert found.seconds == pytest.approx(share * 2**20 / 6.2e9 + passes * 20e-6)
+    assert found.exposed == pytest.approx(found.seconds - COMPUTED)
+    assert time.total == pytest.approx(found.seconds)
+    assert not time.uncosted
+    # The links are free meanwhile, and busy ones do not hold up the network.
+    beside = timeline(parse(with_entry(*started, REDUCE_AT_ONCE, *done)), two)
+    assert beside.seconds["collectives"] == pytest.approx(max(REDUCE, found.seconds))
 
 
 def test_an_exchange_with_oneself_is_none():
