@@ -28,7 +28,9 @@ from absl import flags, logging
 
 from bert_jax import partitioning
 from bert_jax.config import BertConfig, MeshConfig, OptimizerConfig
+from bert_jax.data_parallel import DataParallel
 from bert_jax.flops import mfu, step_flops
+from bert_jax.layers import compute_dtype
 from bert_jax.optimizer import make_optimizer
 from bert_jax.run_directory import versions
 from bert_jax.train_step import init_state, make_train_step
@@ -88,8 +90,9 @@ class JaxStep:
         self._state = jax.jit(init, out_shardings=shardings)()
         self._batches = [partitioning.to_devices(mesh, batch) for batch in batches]
         self._taken = 0
+        devices = DataParallel.over(mesh, self._state["params"], compute_dtype(config))
         step = jax.jit(
-            make_train_step(config, optimizer, accumulation=accumulation),
+            make_train_step(config, optimizer, accumulation=accumulation, devices=devices),
             out_shardings=(shardings, None),
             donate_argnums=0,
         )

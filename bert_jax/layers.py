@@ -244,14 +244,28 @@ def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """
     axis = max(len(shape) - 2, 1) if len(shape) > 2 else len(shape) - 1
     drawn = (*shape[:axis], -(-shape[axis] // 4), *shape[axis + 1 :])
-    words = jax.random.bits(key, drawn, jnp.uint32)
+    words = random_words(key, drawn)
     parts = jnp.concatenate([(words >> shift) & 255 for shift in (0, 8, 16, 24)], axis)
     return jax.lax.slice_in_dim(parts, 0, shape[axis], axis=axis)
 
 
+def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform uint32 values; with keys [batch] each row's follow from its own key alone."""
+    if key.ndim:
+        return jax.vmap(lambda row: jax.random.bits(row, shape[1:], jnp.uint32))(key)
+    return jax.random.bits(key, shape, jnp.uint32)
+
+
+def split(key: jax.Array, parts: int) -> jax.Array:
+    """[parts] keys from one, or [parts, batch] keys from [batch]."""
+    if key.ndim:
+        return jax.vmap(lambda row: jax.random.split(row, parts), out_axes=1)(key)
+    return jax.random.split(key, parts)
+
+
 def split_key(key: jax.Array | None, parts: int) -> list[jax.Array | None]:
-    """`parts` keys from one; without a key (no dropout) as many times None."""
-    return [None] * parts if key is None else list(jax.random.split(key, parts))
+    """As `split`; without a key (no dropout) as many times None."""
+    return [None] * parts if key is None else list(split(key, parts))
 
 
 class Dense(nnx.Module):

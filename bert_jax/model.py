@@ -9,6 +9,7 @@ Source: `modeling.py` of google-research/bert; arXiv 1810.04805, section 3.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,12 +26,15 @@ from bert_jax.layers import (
     compute_dtype,
     dropout,
     lookup,
+    split,
     split_key,
     truncated_normal,
 )
 from data_pipeline.errors import DataError
 
 Params = dict[str, Any]
+# (parameters of a part of the model or of one layer, name of the part) -> what to compute with
+Fetch = Callable[[Params, str], Params]
 
 # What is left of the parameters without the heads of pre-training.
 ENCODER_PARTS = ("embeddings", "encoder", "pooler")
@@ -161,16 +165,20 @@ class Bert(nnx.Module):
         segment_ids: jax.Array,
         key: jax.Array | None,
         all_layers: bool,
+        fetch: Fetch | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Last hidden states, and the embeddings with every layer's output if asked for."""
         embedding_key, layers_key = split_key(key, 2)
         embedded = self.embeddings(input_ids, segment_ids, embedding_key)
-        definition, stacked = nnx.split(self.encoder)
+        definition, state = nnx.split(self.encoder)
         # Keyed by layer, not drawn in order, so that unrolling and remat leave the masks alone.
-        keys = None if layers_key is None else jax.random.split(layers_key, self.config.num_layers)
+        keys = None if layers_key is None else split(layers_key, self.config.num_layers)
+        stacked = nnx.to_pure_dict(state)
 
         def run_layer(hidden: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, Any]:
             params, layer_key = layer
+            if fetch is not None:
+                params = fetch(params, "encoder")
             hidden = nnx.merge(definition, params)(hidden, input_mask, layer_key)
             return hidden, hidden if all_layers else None
 
@@ -214,7 +222,7 @@ def apply_pretraining(
         config: shape and numerics.
         params: the tree `init_params` makes.
         batch: features of `data_pipeline.batch`; the labels are not read.
-        dropout_key: None for no dropout.
+        dropout_key: one key, or [batch] keys of the rows; None for no dropout.
     """
     logits = training_logits(config, params, batch, dropout_key)
     return logits._replace(mlm=logits.mlm[..., : config.vocab_size])
@@ -225,14 +233,27 @@ def training_logits(
     params: Params,
     batch: dict[str, jax.Array],
     dropout_key: jax.Array | None = None,
+    fetch: Fetch | None = None,
 ) -> PretrainingLogits:
     """As `apply_pretraining`, but `mlm` keeps the table's padding, with no probability.
 
     Losses and accuracies are the same with it, and nothing of the logits' size is copied.
+
+    Args:
+        config: shape and numerics.
+        params: the tree `init_params` makes, or what `fetch` makes it of.
+        batch: features of `data_pipeline.batch`; the labels are not read.
+        dropout_key: one key, or [batch] keys of the rows; None for no dropout.
+        fetch: brings the parameters of a part together, those of `encoder` layer by layer.
     """
+    if fetch is not None:
+        params = {
+            part: shards if part == "encoder" else fetch(shards, part)
+            for part, shards in params.items()
+        }
     bert = _bind(config, params)
     inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
-    hidden, _ = bert.encode(*inputs, dropout_key, all_layers=False)
+    hidden, _ = bert.encode(*inputs, dropout_key, all_layers=False, fetch=fetch)
     mlm = bert.mlm(hidden, batch["masked_positions"], bert.embeddings.word[...])
     return PretrainingLogits(mlm=mlm, nsp=bert.nsp(bert.pooler(hidden)))
 

@@ -164,8 +164,8 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
     """A `NamedSharding` for every leaf of a training state (arrays or their shapes).
 
     A leaf whose path ends in a parameter's path (the parameter itself, or an optimiser slot of it)
-    is laid out by that parameter's axes; scalars are replicated. With `shard_optimizer` the leaves
-    under `params` and `optimizer` are spread over `data` too.
+    is laid out by that parameter's axes; scalars are replicated. With `shard_optimizer` matrices
+    under `params` and `optimizer` are spread over `data` too, vectors would not be worth it.
 
     Raises:
         KeyError: a leaf with dimensions that matches no parameter.
@@ -179,7 +179,8 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
             axes = PARAMETER_AXES.get("/".join(names[start:]))
             if axes is not None:
                 layout = [AXIS_RULES[axis] for axis in axes]
-                spread = shard_optimizer and names[0] in ("params", "optimizer")
+                kept = names[0] in ("params", "optimizer") and is_matrix(path)
+                spread = shard_optimizer and kept
                 spec = _spread_over_data(mesh, layout, leaf.shape) if spread else layout
                 return NamedSharding(mesh, PartitionSpec(*spec))
         raise KeyError(f"no logical axes for {jax.tree_util.keystr(path)}: add to PARAMETER_AXES")
@@ -187,9 +188,9 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def update_shardings(mesh: Mesh, params: Any) -> Any:
-    """Where each parameter is kept and updated if the optimiser is sharded: beside its slots."""
-    return state_shardings(mesh, {"optimizer": params}, shard_optimizer=True)["optimizer"]
+def is_matrix(path: tuple[Any, ...]) -> bool:
+    """Whether a parameter (its path in the tree) is a matrix, and not a bias or LayerNorm's."""
+    return path[-1].key not in ("scale", "bias")
 
 
 def _spread_over_data(

@@ -45,18 +45,26 @@ def pretraining_terms(
     }
 
 
-def pretraining_loss(terms: Terms, whole_batch: Batch | None = None) -> jax.Array:
+Weights = tuple[jax.Array, jax.Array]
+
+
+def loss_weights(batch: Batch) -> Weights:
+    """Numbers of predictions and of next-sentence labels in a batch, float32."""
+    labels = jnp.sum(batch["next_sentence_label"] >= 0, dtype=jnp.float32)
+    return jnp.sum(batch["masked_weights"], dtype=jnp.float32), labels
+
+
+def pretraining_loss(terms: Terms, whole: Weights | None = None) -> jax.Array:
     """Mean masked-LM loss plus mean next-sentence loss.
 
     Args:
         terms: of a batch, or of a part of it.
-        whole_batch: the batch that the terms are a part of; the parts' losses then add up to the
-            loss of the whole. Default: the terms are the whole.
+        whole: `loss_weights` of the batch that the terms are a part of; the parts' losses then add
+            up to the loss of the whole. Default: the terms are the whole.
     """
     (mlm_sum, mlm_weight), (nsp_sum, nsp_weight) = terms["mlm_loss"], terms["nsp_loss"]
-    if whole_batch is not None:
-        mlm_weight = jnp.sum(whole_batch["masked_weights"].astype(mlm_sum.dtype))
-        nsp_weight = jnp.sum(whole_batch["next_sentence_label"] >= 0, dtype=nsp_sum.dtype)
+    if whole is not None:
+        mlm_weight, nsp_weight = (each.astype(mlm_sum.dtype) for each in whole)
     return mlm_sum / (mlm_weight + 1e-5) + nsp_sum / jnp.maximum(nsp_weight, 1.0)
 
 

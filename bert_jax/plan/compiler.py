@@ -28,7 +28,7 @@ from bert_jax import partitioning
 from bert_jax.config import PhaseSpan, RunConfig
 from bert_jax.optimizer import make_optimizer
 from bert_jax.slices import CHIPS_PER_HOST, Slice
-from bert_jax.train_step import TPU_OPTIONS, init_state, jit_train_step
+from bert_jax.train_step import init_state, jit_train_step
 from data_pipeline.batch import BatchSpec
 from data_pipeline.errors import UserError
 
@@ -169,7 +169,7 @@ def compile_lowered(
         OutOfMemoryError: the program does not fit.
     """
     key = hashlib.sha256(lowered.as_text().encode())
-    key.update(f"{where} libtpu {libtpu_version()} {TPU_OPTIONS}".encode())
+    key.update(f"{where} libtpu {libtpu_version()}".encode())
     path = cache / f"{key.hexdigest()[:32]}.json.gz" if cache else None
     if path is not None and path.exists():
         found = json.loads(gzip.decompress(path.read_bytes()))

@@ -113,7 +113,6 @@ def test_slots_are_spread_over_data_where_a_dimension_divides():
     )
     assert slots["nsp"]["bias"].spec == PartitionSpec(None)  # two labels: on every device
     assert shardings["params"] == slots  # weights are kept beside their slots
-    assert partitioning.update_shardings(mesh, state["params"]) == slots
 
 
 @pytest.mark.parametrize("optimizer", ["bert_adam", "adamw", "lamb"])

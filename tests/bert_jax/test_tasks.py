@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bert_jax.model import PretrainingLogits
-from bert_jax.tasks import pretraining_loss, pretraining_terms
+from bert_jax.tasks import loss_weights, pretraining_loss, pretraining_terms
 
 
 def hand_made():
@@ -55,13 +55,13 @@ def test_row_weights_take_rows_out_of_the_next_sentence_task():
 
 def test_rows_without_a_label_have_no_next_sentence_loss():
     logits, batch = hand_made()
-    labelled = pretraining_loss(pretraining_terms(logits, batch), batch)
+    labelled = pretraining_loss(pretraining_terms(logits, batch), loss_weights(batch))
     nsp = pretraining_terms(logits, batch)["nsp_loss"]
     batch["next_sentence_label"] = np.array([-1, -1], np.int32)
     terms = pretraining_terms(logits, batch)
     assert terms["nsp_loss"] == terms["nsp_accuracy"] == (0, 0)
     np.testing.assert_allclose(
-        pretraining_loss(terms, batch), labelled - nsp[0] / nsp[1], rtol=1e-6
+        pretraining_loss(terms, loss_weights(batch)), labelled - nsp[0] / nsp[1], rtol=1e-6
     )
     gradient = jax.grad(
         lambda nsp: pretraining_loss(pretraining_terms(logits._replace(nsp=nsp), batch))
@@ -105,5 +105,5 @@ def test_losses_of_parts_add_up_to_that_of_the_whole(parts):
         for rows in np.split(np.arange(8), parts):
             part = {name: array[rows] for name, array in batch.items()}
             terms = pretraining_terms(PretrainingLogits(logits.mlm[rows], logits.nsp[rows]), part)
-            total += pretraining_loss(terms, batch)
+            total += pretraining_loss(terms, loss_weights(batch))
     np.testing.assert_allclose(total, whole, rtol=1e-12)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients over many devices: each differentiates on its own rows, and says what it exchanges.
+
+Inside of `DataParallel.map` a device sees its rows and its shards of the parameters. `fetch` brings
+parameters together just before they are used; its derivative sums their gradient over all devices
+and leaves each its shards. What travels does so in the compute dtype, and layer by layer, so that
+the links can work beside the matrix units: left to itself, the compiler exchanged everything at
+the end of the step. The mesh axis `tensor` stays with the compiler.
+
+Weights spread over `fsdp` or by `mesh.shard_optimizer` are gathered and their gradients scattered
+(ZeRO, arXiv 1910.02054); what every device has whole is summed. Under `model.remat` a layer's
+weights are fetched again for the backward pass.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from bert_jax.partitioning import BATCH_AXES, is_matrix
+
+# For each dimension of a parameter the mesh axes that it is spread over.
+Dimensions = tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataParallel:
+    """The devices that share the rows of a batch.
+
+    Attributes:
+        mesh: all devices.
+        specs: tree like the parameters: how each is spread over `BATCH_AXES`.
+        dtype: in which matrices and their gradients travel, if it is smaller than their own.
+            Vectors weigh nothing and stay exact.
+    """
+
+    mesh: Mesh
+    specs: Any
+    dtype: jnp.dtype
+
+    @classmethod
+    def over(cls, mesh: Mesh, params: Any, dtype: DTypeLike) -> "DataParallel":
+        """For parameters as they are laid out: arrays on the mesh, or shapes with shardings."""
+        specs = jax.tree.map(lambda param: _batch_spec(mesh, param.sharding, param.ndim), params)
+        return cls(mesh, specs, jnp.dtype(dtype))
+
+    def map(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(params, batch, key) -> (gradients, sums)` as run by each device for its rows.
+
+        Gradients are laid out like the parameters; sums, of anything, are the same on all devices.
+        """
+        rows, same = PartitionSpec(BATCH_AXES), PartitionSpec()
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=(self.specs, rows, same),
+            out_specs=(self.specs, same),
+            axis_names=set(BATCH_AXES),
+            check_vma=False,  # what is summed, and when, is said here
+        )
+
+    def fetch(self, params: Any, part: str | None = None) -> Any:
+        """Whole parameters from shards: all of them, or those of a part of the model.
+
+        Of `encoder` also those of one layer, without the axis `layers`.
+        """
+
+        def whole(path: tuple[Any, ...], param: jax.Array, spec: PartitionSpec) -> jax.Array:
+            smaller = is_matrix(path) and self.dtype.itemsize < param.dtype.itemsize
+            dimensions = tuple(_axes(entry) for entry in spec)[len(spec) - param.ndim :]
+            return _fetch(param, dimensions, self.dtype if smaller else param.dtype)
+
+        specs = self.specs if part is None else self.specs[part]
+        return jax.tree_util.tree_map_with_path(whole, params, specs)
+
+    def sum(self, tree: Any) -> Any:
+        """Sums over all devices."""
+        return jax.lax.psum(tree, BATCH_AXES)
+
+    def row_numbers(self, rows: int) -> jax.Array:
+        """Places of a device's rows in the batch, int32 [rows]."""
+        return jax.lax.axis_index(BATCH_AXES) * rows + jnp.arange(rows)
+
+
+def _batch_spec(mesh: Mesh, sharding: NamedSharding, dimensions: int) -> PartitionSpec:
+    """The part of a layout that `BATCH_AXES` have in it, with an entry for every dimension."""
+    spreading = {axis for axis in BATCH_AXES if mesh.shape[axis] > 1}
+    entries = [*sharding.spec, *[None] * (dimensions - len(sharding.spec))]
+    return PartitionSpec(
+        *(tuple(axis for axis in _axes(entry) if axis in spreading) for entry in entries)
+    )
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _fetch(shard: jax.Array, dimensions: Dimensions, dtype: DTypeLike) -> jax.Array:
+    whole = shard.astype(dtype)
+    for dimension, axes in enumerate(dimensions):
+        if axes:
+            whole = jax.lax.all_gather(whole, axes, axis=dimension, tiled=True)
+    return whole
+
+
+def _fetch_forward(
+    shard: jax.Array, dimensions: Dimensions, dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array]:
+    return _fetch(shard, dimensions, dtype), jnp.zeros((), shard.dtype)
+
+
+def _fetch_backward(
+    dimensions: Dimensions, dtype: DTypeLike, like: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
+    gradient = gradient.astype(dtype)
+    for dimension, axes in enumerate(dimensions):
+        if axes:
+            gradient = jax.lax.psum_scatter(gradient, axes, scatter_dimension=dimension, tiled=True)
+    scattered = {axis for axes in dimensions for axis in axes}
+    left = tuple(axis for axis in BATCH_AXES if axis not in scattered)
+    if left:
+        gradient = jax.lax.psum(gradient, left)
+    return (gradient.astype(like.dtype),)
+
+
+_fetch.defvjp(_fetch_forward, _fetch_backward)
