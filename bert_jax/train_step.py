@@ -2,8 +2,8 @@
 """One training step and one evaluation step, as pure functions of pytrees.
 
 The state is a plain dictionary: `params` (the tree of `bert_jax.model`), `optimizer` (optax state)
-and `step` (int32 scalar, the number of updates made). Dropout is keyed by seed, step and row, so that a
-step can be repeated exactly.
+and `step` (int32 scalar, the number of updates made). Dropout is keyed by seed, step and row, so
+that a step can be repeated exactly.
 """
 
 import functools
