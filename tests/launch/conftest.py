@@ -16,7 +16,7 @@ def _built(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def world(_built: World) -> World:
     """The same directory for all tests, because programs name it; emptied before each."""
-    for name in ("calls.jsonl", "slice.json", "created", "trained.jsonl", "jobset.json"):
+    for name in ("calls.jsonl", "slice.json", "created", "enough", "trained.jsonl", "jobset.json"):
         (_built.path / name).unlink(missing_ok=True)
     for name in ("hosts", "buckets/work"):
         shutil.rmtree(_built.path / name, ignore_errors=True)

@@ -42,11 +42,12 @@ def until(world: World, state: str) -> dict:
 
 def test_a_trainer_from_start_to_end(world: World) -> None:
     assert status(world)["state"] == "absent"
-    world.play(script(rounds=[training(0, 10, 4), training(3, 20)]))
+    world.play(script(rounds=[training(0, 10, 60), training(3, 20)]))
     assert on_host(world, "install").stdout.endswith(": installed\n")
     assert "installed before" in on_host(world, "install").stdout
     assert "started" in start(world).stdout
     assert "running already" in start(world).stdout
+    (world.path / "enough").touch()
     report = until(world, "ended")
     assert (report["exit_code"], report["checkpoint"]) == (0, 10)
     assert report["metrics"] == {"step": 10, "kind": "train", "loss": 2.5}

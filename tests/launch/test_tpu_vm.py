@@ -118,7 +118,7 @@ def test_stop_saves_and_keeps_a_watcher_from_resuming(world: World) -> None:
 
 
 def test_ctrl_c_says_what_is_still_billed_and_leaves_the_run_alone(world: World) -> None:
-    world.play(script(rounds=[training(0, 10, 4)]))
+    world.play(script(rounds=[training(0, 10, 60)]))
     process = subprocess.Popen(
         [sys.executable, "-m", "launch.tpu_vm", "up", *SLICE, *RUN],
         cwd=world.checkout, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -131,6 +131,7 @@ def test_ctrl_c_says_what_is_still_billed_and_leaves_the_run_alone(world: World)
     assert process.returncode == 130, errors
     assert "bert is ACTIVE and may be billed" in errors and ALIVE in errors
     assert "Traceback" not in errors and not queued(world, "delete")
+    (world.path / "enough").touch()
     done = world.launch("tpu_vm", "watch", *SLICE)
     assert done.returncode == 0, done.stderr  # the trainers went on and finished
 
