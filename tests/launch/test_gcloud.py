@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real gcloud, where it is installed: it takes our commands, and copies from an emulator.
 
-It has no account and no network here; a command that it understands ends with "no account".
+It has no account and no network here; a command that it understands ends with "no account". By hand
+only (make soak): each start of it takes a second or more, and the default suite holds the stand-in
+to the same calls.
 """
 
 import dataclasses
@@ -23,7 +25,10 @@ from tests.launch.test_tpu_vm import shell_words
 from tests.launch.world import RUN, SLICE, World
 
 GCLOUD = shutil.which("gcloud")
-pytestmark = pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed"),
+]
 
 
 @pytest.fixture
@@ -37,7 +42,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("slices", [1, 2])
 def test_it_takes_every_command(world: World, environment: dict[str, str], slices: int) -> None:
     given = (f"--slices={slices}", "--project=my-project", "--tier=spot", "--valid_until=6h",
@@ -87,7 +91,6 @@ def test_a_store_is_staged_from_a_bucket(host: Path) -> None:
     assert (copy / "a" / "tokens.npy").stat().st_size == 99_999
 
 
-@pytest.mark.soak
 def test_what_is_refused_about_a_bucket(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         host_storage.stage("gs://data/none")
