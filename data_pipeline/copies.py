@@ -143,7 +143,7 @@ def _lengths(paths: Sequence[Path], name: str) -> list[int]:
     lengths = []
     for path in paths:
         with Part(path) as part:
-            lengths.append(len(part.column(name)))
+            lengths.append(part.length(name))
     return lengths
 
 

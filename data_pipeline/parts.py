@@ -6,8 +6,8 @@ characters, so that it is written and read in bounded memory. What is decided ov
 (copies, the validation split) is decided from its small arrays; tokens are read once, at the end.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import itertools
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +22,7 @@ from data_pipeline.errors import DiskError
 from data_pipeline.files import open_binary, place, written_whole
 from data_pipeline.near_copies import BANDS, SLOTS, signatures
 from data_pipeline.output import disk_errors
+from data_pipeline.random_bits import bits_of
 from data_pipeline.store import token_type
 from data_pipeline.store_statistics import sentence_hashes
 from data_pipeline.tokenizers import Tokenizer
@@ -142,7 +143,7 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, counts: Counts) 
         tokens.append(array)
         lengths += sizes
         characters += [len(sentence) for sentence, _ in found]
-        rows.append((len(sizes), _hash(text.encode()), _hash(array.tobytes())))
+        rows.append((len(sizes), bits_of(text.encode()), bits_of(array.tobytes())))
     columns = list(zip(*rows, strict=True)) or [()] * 3
     return Block(
         np.concatenate(tokens or [np.zeros(0, token_type(tokenizer.vocab_size))]),
@@ -157,10 +158,6 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, counts: Counts) 
     )
 
 
-def _hash(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
-
-
 class Part:
     """A finished part; use it in a `with` block."""
 
@@ -172,10 +169,8 @@ class Part:
         """
         self._path = path
         self._file = open_binary(path)
-        try:
+        with self._reading():
             self._arrays: Any = np.load(self._file, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise self._damage(error) from error
         self.blocks = sum(name.endswith("/tokens") for name in self._arrays.files)
 
     def array(self, block: int, name: str) -> np.ndarray:
@@ -194,21 +189,32 @@ class Part:
             + [self.array(number, name) for number in range(self.blocks)]
         )
 
+    def length(self, name: str) -> int:
+        """Length of a column, which is not read for it."""
+        return sum(self._shape(f"{number}/{name}")[0] for number in range(self.blocks))
+
     def counts(self) -> Counts:
         """What was handled on the way."""
         return Counts(*self._array("counts").tolist())
 
     def _array(self, name: str) -> np.ndarray:
-        try:
+        with self._reading():
             return self._arrays[name]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise self._damage(error) from error
 
-    def _damage(self, error: Exception) -> DiskError:
-        return DiskError(
-            f"{self._path}, made earlier in this preparation, is damaged ({error}); remove it and "
-            "start again"
-        )
+    def _shape(self, name: str) -> tuple[int, ...]:
+        with self._reading(), self._arrays.zip.open(f"{name}.npy") as member:
+            np.lib.format.read_magic(member)  # always 1.0: the dtypes are plain
+            return np.lib.format.read_array_header_1_0(member)[0]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DiskError(
+                f"{self._path}, made earlier in this preparation, is damaged ({error}); remove it "
+                "and start again"
+            ) from error
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ is mixed at the shape reached so far.
 """
 
 import enum
+import hashlib
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,6 +74,11 @@ def bits(*keys: ArrayLike) -> NDArray[np.uint64]:
         )
         state = _mix(np.asarray(state))
     return state
+
+
+def bits_of(content: bytes) -> int:
+    """64 random bits for a whole text or array (BLAKE2b)."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
 def uniform(*keys: ArrayLike) -> NDArray[np.float64]:

@@ -9,7 +9,6 @@ program was never published. SentencePiece is the unigram model of its own libra
 """
 
 import collections
-import hashlib
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from data_pipeline.documents import read_piece
 from data_pipeline.errors import DataError, UsageError, run_command
 from data_pipeline.output import NewDirectory, disk_errors
 from data_pipeline.progress import Progress
+from data_pipeline.random_bits import bits_of
 from data_pipeline.sentencepieces import SentencePieceTokenizer
 from data_pipeline.special_tokens import SPECIAL_NAMES
 from data_pipeline.tokenizers import Tokenizer
@@ -52,8 +52,7 @@ def sample_sentences(corpus: CorpusOptions, sample_bytes: int) -> Iterator[str]:
     for unit in units:
         for document in (d for piece in unit.pieces for d in read_piece(piece, corpus)):
             text = "\n".join(document.sentences).encode()
-            place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / (1 << 64)
-            if place < share:
+            if bits_of(text) / (1 << 64) < share:
                 taken += len(text)
                 yield from document.sentences
             if taken > 2 * sample_bytes:  # compressed much better than expected
