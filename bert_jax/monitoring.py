@@ -12,6 +12,7 @@ import collections
 import contextlib
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -215,6 +216,23 @@ class Monitor:
         """Shows a line of text."""
         if self._enabled:
             print(text, flush=True)
+
+    def flush(self) -> None:
+        """Has all that was written reach the disk, as before a checkpoint.
+
+        A mounted bucket is given a file when it is closed or flushed to the disk. Without this a
+        host that is lost takes the curve of days with it, while its checkpoints stay.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        if not self._enabled:
+            return
+        try:
+            os.fsync(self._file.fileno())
+            self._tensorboard.flush()  # to the disk, too
+        except OSError as error:
+            raise DiskError(f"cannot write metrics into {self._path.parent}: {error}") from error
 
     def close(self) -> None:
         """Ends the files."""

@@ -11,7 +11,6 @@ import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -115,21 +114,6 @@ def read_rows(workdir: Path) -> dict[str, list[dict[str, Any]]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return rows
-
-
-def flush_curves(workdir: Path) -> None:
-    """Has metrics.jsonl and the newest TensorBoard events written out, before a checkpoint is.
-
-    A mounted bucket is given a file when it is closed or flushed to the disk. Without this a host
-    that is lost takes the curve of days with it, while its checkpoints stay.
-    """
-    events = sorted((workdir / "tensorboard").glob("events.*"), key=lambda path: path.name)
-    for path in [workdir / "metrics.jsonl", *events[-1:]]:
-        try:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise DiskError(f"cannot write {path}: {error.strerror}; make room for it") from error
 
 
 def _check_same(saved: dict[str, Any], current: dict[str, Any], workdir: Path) -> None:

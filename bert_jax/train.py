@@ -218,6 +218,7 @@ def train(run: Run, state: State, progress: Progress, monitor: Monitor, stop: St
         if progress.step % config.checkpoint.every == 0 or last:
             window.read()  # a step that is not finite must never be saved
             progress.tokens_seen = seen_before + window.tokens
+            monitor.flush()
             save(run, state, progress, held_out)
             monitor.pause()
         run.checkpoints.poll()
@@ -265,9 +266,7 @@ def evaluate(run: Run, state: State, step: int) -> dict[str, float]:
 
 
 def save(run: Run, state: State, progress: Progress, held_out: dict[str, float] | None) -> None:
-    """Starts saving the state; Orbax writes in the background. The curve up to it comes first."""
-    if agreement.primary():
-        run_directory.flush_curves(run.workdir)
+    """Starts saving the state; Orbax writes in the background."""
     meta = run.description | {"progress": dataclasses.asdict(progress)}
     run.checkpoints.save(progress.step, state, meta, metrics=held_out)
 

@@ -144,8 +144,7 @@ def train(run: Run, state: State, progress: Progress, stop: StopRequest) -> None
             shortfall = {"shortfall": -value}
         if evaluated or stopping or progress.step % config.checkpoint.every == 0:
             window.read()  # a step that is not finite must never be saved
-            if agreement.primary():
-                run_directory.flush_curves(run.workdir)
+            monitor.flush()
             meta = run.description | {"progress": dataclasses.asdict(progress)}
             run.checkpoints.save(progress.step, state, meta, metrics=shortfall)
             monitor.pause()

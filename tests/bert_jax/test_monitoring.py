@@ -3,6 +3,7 @@
 
 import json
 import math
+import os
 import pathlib
 import re
 import struct
@@ -201,6 +202,24 @@ class TestFiles:
         assert len(rows(tmp_path)) == 1
         monitor.close()
 
+    def test_curves_are_flushed_to_the_disk(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monitor = Monitor(tmp_path, 10, 0)
+        monitor.train(1, METRICS)
+        flushed: set[int] = set()
+        monkeypatch.setattr(os, "fsync", lambda number: flushed.add(os.fstat(number).st_ino))
+        monitor.flush()
+        (curves,) = (tmp_path / "tensorboard").iterdir()
+        assert flushed == {path.stat().st_ino for path in (tmp_path / "metrics.jsonl", curves)}
+        monkeypatch.undo()
+        monitor._file.close()
+        refused = re.escape(f"cannot write metrics into {tmp_path}")
+        # Of such a file, fsync knows nothing.
+        with open("/dev/full", "w") as monitor._file, pytest.raises(DiskError, match=refused):
+            monitor.flush()
+        monitor.close()
+
     def test_no_number_becomes_null(self, tmp_path: pathlib.Path) -> None:
         monitor = Monitor(tmp_path, 10, 0)
         monitor.train(1, METRICS | {"loss": math.nan, "gradient_norm": math.inf})
@@ -249,6 +268,7 @@ class TestFiles:
             monitor.train(step, METRICS)
         monitor.evaluation(3, HELD_OUT)
         monitor.message("hello")
+        monitor.flush()
         monitor.close()
         assert list(tmp_path.iterdir()) == []
         assert capsys.readouterr().out == ""

@@ -2,7 +2,6 @@
 """What a run directory remembers is written whole, and disks that refuse are named."""
 
 import json
-import os
 
 import pytest
 
@@ -41,20 +40,6 @@ def test_the_tokenizer_travels_with_the_run(tmp_path, topics_store):
     names = sorted(path.name for path in (tmp_path / "tokenizer").iterdir())
     assert names == sorted(path.name for path in (store.path / "tokenizer").iterdir())
     assert json.loads((tmp_path / "config.json").read_text()) == description
-
-
-def test_curves_are_flushed_to_the_disk(tmp_path, monkeypatch):
-    (tmp_path / "tensorboard").mkdir()
-    for name in ("events.out.tfevents.1", "events.out.tfevents.2"):
-        (tmp_path / "tensorboard" / name).touch()
-    with pytest.raises(DiskError, match=r"cannot write .*metrics.jsonl: No such file"):
-        run_directory.flush_curves(tmp_path)
-    (tmp_path / "metrics.jsonl").touch()
-    flushed = []
-    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.fstat(number).st_ino))
-    run_directory.flush_curves(tmp_path)
-    paths = [tmp_path / "metrics.jsonl", tmp_path / "tensorboard" / "events.out.tfevents.2"]
-    assert flushed == [path.stat().st_ino for path in paths]
 
 
 def test_no_run_is_named(tmp_path):
