@@ -225,20 +225,18 @@ def test_dropout_changes_with_the_step():
 
 
 @pytest.mark.parametrize("parts", [2, 16])
-def test_accumulation_makes_the_update_of_the_whole_batch(parts):
+def test_accumulation_makes_the_update_of_the_whole_batch(reference, parts):
     """Rows have different numbers of predictions, so a mean of means would differ."""
-    losses, params = run(NO_DROPOUT)
-    parted_losses, parted = run(NO_DROPOUT, accumulation=parts)
-    np.testing.assert_allclose(parted_losses, losses, rtol=1e-5)
-    assert_close(parted, params, 1e-5)
+    losses, params = run(CONFIG, accumulation=parts)
+    np.testing.assert_allclose(losses, reference[0], rtol=1e-5)
+    assert_close(params, reference[1], 1e-5)
 
 
-def test_accumulation_on_a_mesh():
-    losses, params = run(NO_DROPOUT)
+def test_accumulation_on_a_mesh(reference):
     mesh = partitioning.make_mesh(MeshConfig(2, 2, 2))
-    parted_losses, parted = run(NO_DROPOUT, accumulation=2, mesh=mesh)
-    np.testing.assert_allclose(parted_losses, losses, rtol=2e-5)
-    assert_close(parted, params, 2e-5)
+    losses, params = run(CONFIG, accumulation=2, mesh=mesh)
+    np.testing.assert_allclose(losses, reference[0], rtol=2e-5)
+    assert_close(params, reference[1], 2e-5)
 
 
 def test_the_first_update_has_rate_zero():
