@@ -5,12 +5,12 @@ r"""Our training step against the peer's on a slice of TPUs, as the TPU compiler
     .venv-peer/bin/python benchmarks/pod_peer.py --size=base --slice=v4-32 \
         --length=128 --batch_size=256
 
-Ours is `configs/pretrain.py:SIZE` as docs/tpu.md runs it on a slice: all layers unrolled, optimiser
-sharded. The peer is `run_mlm_flax.py` (`flax_step.py`) on the same model, batch and slice. Both are
-estimated by `bert_jax.plan` from their compiled programs, which cost minutes each at first and
-seconds from its cache; `--layers=1,3` draws both out from two shorter models instead, which is
-cheaper and a little off. Prints where the time goes, with `--top` the costliest operations too, and
-as the last line all figures as JSON.
+Ours is `configs/pretrain.py:SIZE,pod`: all layers unrolled, optimiser sharded. The peer is
+`run_mlm_flax.py` (`flax_step.py`) on the same model, batch and slice. Both are estimated by
+`bert_jax.plan` from their compiled programs, which cost minutes each at first and seconds from its
+cache; `--layers=1,3` draws both out from two shorter models instead, which is cheaper and a little
+off. Prints where the time goes, with `--top` the costliest operations too, and as the last line all
+figures as JSON.
 """
 
 import collections
@@ -85,11 +85,9 @@ def check_peer() -> str:
 
 
 def recipe(size: str, length: int, batch_size: int) -> RunConfig:
-    """Ours for a slice: all layers unrolled, the optimiser's work shared out."""
-    mapping = pretrain.get_config(size).to_dict()
+    """Ours for a slice, with one phase."""
+    mapping = pretrain.get_config(f"{size},pod").to_dict()
     mapping["phases"] = {"only": {"length": length, "batch_size": batch_size, "share": 1.0}}
-    mapping["model"]["unroll"] = mapping["model"]["num_layers"]
-    mapping["mesh"]["shard_optimizer"] = True
     return load(mapping, VOCAB_SIZE)
 
 

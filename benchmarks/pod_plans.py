@@ -4,9 +4,9 @@ r"""Plans of BERT-base and BERT-large for every slice of 16 chips: the table in 
     python benchmarks/pod_plans.py          # make plan-all: hours of the compiler's time at first
     python benchmarks/pod_plans.py --sizes=base --slices=v4-32,v5litepod-16
 
-Each line is one phase of the recipe `configs/pretrain.py` as it should be run on a slice, with all
-layers unrolled and the optimiser sharded, compiled as `python -m bert_jax.plan` does it. The page
-is written anew after every line; a line that is not asked for stays as it is.
+Each line is one phase of the recipe `configs/pretrain.py:SIZE,pod`, compiled as
+`python -m bert_jax.plan` does it. The page is written anew after every line; a line that is not
+asked for stays as it is.
 """
 
 import re
@@ -57,10 +57,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def recipe(size: str) -> RunConfig:
     """The recipe as docs/tpu.md runs it on a slice."""
-    config = pretrain.get_config(size)
-    config.model.unroll = config.model.num_layers
-    config.mesh.shard_optimizer = True
-    return load(config.to_dict(), VOCAB_SIZE)
+    return load(pretrain.get_config(f"{size},pod").to_dict(), VOCAB_SIZE)
 
 
 def with_line(page: str, size: str, plan: Plan, phase: PhasePlan) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from bert_jax.config import BertConfig, PhaseSpan, RunConfig
 from bert_jax.model_config import SIZES
+from bert_jax.run_directory import FREE_KEYS
 from bert_jax.typed_mapping import differences
 from configs import demo, pretrain
 from data_pipeline.errors import ConfigError
@@ -29,6 +30,15 @@ def test_every_published_size_is_a_recipe(size):
     assert (run.model.num_layers, run.model.hidden_size) == SIZES[size]
     assert run.model.head_dim == 64
     assert run.model.mlp_size == 4 * run.model.hidden_size
+
+
+def test_a_pod_changes_how_a_run_is_made_and_not_what_it_computes():
+    plain, pod = (pretrain.get_config(choice).to_dict() for choice in ("large", "large,pod"))
+    changed = differences(plain, pod)
+    assert changed == ["mesh.shard_optimizer: False -> True", "model.unroll: 1 -> 24"]
+    assert all(line.startswith(FREE_KEYS) for line in changed)
+    with pytest.raises(ConfigError, match="unknown model size 'large,tpu': use one of tiny, mini"):
+        pretrain.get_config("large,tpu")
 
 
 def test_paper_recipe_spends_90_percent_at_128_and_10_at_512():

@@ -122,11 +122,9 @@ def test_a_few_layers_stand_for_all(monkeypatch, slice_name, sharded):
 
 @pytest.mark.soak
 def test_the_calibration_is_up_to_date():
-    mapping = pretrain.get_config("large").to_dict()
+    mapping = pretrain.get_config("large,pod").to_dict()
     mapping["phases"] = {"long": {"length": 512, "batch_size": 448, "share": 1.0}}
     mapping["optimizer"]["name"] = "lamb"
-    mapping["mesh"]["shard_optimizer"] = True
-    mapping["model"]["unroll"] = 24
     config = load(mapping, 30522)
     found = estimate_step(config, config.spans()[0], find_slice("v3-32"), CACHE, print)
     assert found.time.total == pytest.approx(ESTIMATED_SECONDS, rel=0.02)
