@@ -84,7 +84,7 @@ soak: setup ## the long tests, minutes to hours
 	@$(BIN)/python -m pytest -m soak -s
 
 plan: setup $(PLAN) ## the TPU compiler, for `python -m bert_jax.plan`
-	@echo "plan: try .venv/bin/python -m bert_jax.plan --config=configs/pretrain.py:base --slice=v4-32"
+	@echo "plan: try .venv/bin/python -m bert_jax.plan --config=configs/pretrain.py:base,pod --slice=v4-32"
 
 $(PLAN): | $(SETUP)
 	@echo "plan: libtpu -> .venv (700 MB)"

@@ -46,7 +46,7 @@ class Run:
         flags.DEFINE_string(
             "workdir", "", "Directory of the run: gs://bucket/path or a mounted path."
         )
-        flags.DEFINE_string("config", "", "Recipe, for example configs/pretrain.py:base.")
+        flags.DEFINE_string("config", "", "Recipe, for example configs/pretrain.py:base,pod.")
         flags.DEFINE_integer("slices", 1, "Train on so many of these slices.", lower_bound=1)
         flags.DEFINE_bool("stage", True, "Copy a gs:// store to each host's disk before training.")
         flags.DEFINE_bool("dry_run", False, "Print the commands, run none.")
@@ -128,7 +128,7 @@ def recipe(value: str) -> str:
     """
     path, _, argument = value.partition(":")
     if not path:
-        raise UsageError("--config is needed, for example --config=configs/pretrain.py:base")
+        raise UsageError("--config is needed, for example --config=configs/pretrain.py:base,pod")
     if path.startswith(("-", "/")) or ".." in Path(path).parts or not path.isprintable():
         raise UsageError(f"--config={value!r} must be a path inside this checkout")
     if not (ROOT / path).is_file():

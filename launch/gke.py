@@ -3,7 +3,7 @@ r"""Command: train on a TPU slice of a GKE cluster, as a JobSet.
 
     python -m launch.gke render --slice=v6e-16 --name=bert --image=REGION-docker.pkg.dev/P/R/bert \
         --store=gs://BUCKET/store --workdir=gs://BUCKET/runs/base \
-        --config=configs/pretrain.py:base -- --config.steps=1000000
+        --config=configs/pretrain.py:base,pod -- --config.steps=1000000
 
 `render` prints the manifest (JSON, which kubectl takes as it takes YAML); `apply` hands it to the
 cluster that kubectl is set up for, `watch` follows it to its end, `delete` ends it. `apply` leaves

@@ -3,7 +3,7 @@ r"""Command: train on a Cloud TPU slice, from renting it to giving it back.
 
     python -m launch.tpu_vm up --slice=v4-32 --name=bert --zone=us-central2-b \
         --store=gs://BUCKET/store --workdir=gs://BUCKET/runs/base \
-        --config=configs/pretrain.py:base -- --config.steps=1000000
+        --config=configs/pretrain.py:base,pod -- --config.steps=1000000
 
 `up` does all of it: creates, waits, installs, starts, watches, resumes after preemptions, and in
 the end deletes the slice (--keep leaves it). One step at a time: create, wait, install, start,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Command: what a run would need and take on a slice of TPUs, before one is rented.
 
-    python -m bert_jax.plan --config=configs/pretrain.py:base --slice=v4-32 --price=3.22
+    python -m bert_jax.plan --config=configs/pretrain.py:base,pod --slice=v4-32 --price=3.22
 
 Compiles the training step of every phase for the slice with the TPU compiler, on any x86-64 Linux
 machine, and prints a table; beside it a JSON file and a picture in `--output`. No store is needed:
