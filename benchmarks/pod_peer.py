@@ -21,7 +21,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
@@ -36,12 +35,11 @@ from bert_jax.plan.compiler import (
     devices,
     libtpu_version,
 )
-from bert_jax.plan.estimate import Estimate, Memory, extrapolate, with_layers
+from bert_jax.plan.estimate import Estimate, extrapolate, measure, with_layers
 from bert_jax.plan.kinds import KINDS, split
 from bert_jax.plan.program import Instruction, Program, parse
 from bert_jax.plan.recipe import load
-from bert_jax.plan.report import GIB, MEMORY_PARTS
-from bert_jax.plan.timeline import timeline
+from bert_jax.plan.report import GIB, MEMORY_PARTS, estimate_json
 from bert_jax.slices import Slice, find_slice
 from configs import pretrain
 from data_pipeline.batch import BatchSpec
@@ -125,23 +123,6 @@ def with_our_names(text: str) -> str:
     return re.sub(r'op_name="[^"]*"', rename, text)
 
 
-def measure(compiled: Compiled, where: Slice, layers: int) -> Estimate:
-    """The estimate of a program as it is."""
-    memory = Memory(**{part: getattr(compiled, part) for part in MEMORY_PARTS})
-    return Estimate(memory, timeline(parse(compiled.text), where), (layers,))
-
-
-def figures(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as JSON."""
-    return {
-        "step_seconds": estimate.time.total,
-        "seconds": dict(estimate.time.seconds),
-        "memory": dataclasses.asdict(estimate.memory),
-        "collectives": {n: dataclasses.asdict(e) for n, e in estimate.time.exchanges.items()},
-        "compiled_layers": estimate.layers,
-    }
-
-
 def table(estimates: dict[str, Estimate]) -> str:
     """Both programs side by side."""
     columns: list[dict[str, str]] = []
@@ -221,7 +202,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"\n{name}, costliest operations:\n{lines}")
     ratio = estimates["ours"].time.total / estimates["peer"].time.total
     print(f"\nours takes {ratio:.3f} of the peer's step")
-    parts = {name: figures(estimate) for name, estimate in estimates.items()}
+    parts = {name: estimate_json(estimate) for name, estimate in estimates.items()}
     print(json.dumps(setting | parts | {"ratio": ratio}))
 
 

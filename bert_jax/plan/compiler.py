@@ -57,7 +57,10 @@ class OutOfMemoryError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A step as a device would run it: scheduled HLO text, and bytes of memory a device."""
+    """A step as a device would run it: scheduled HLO text, and bytes of memory a device.
+
+    The state is updated in place.
+    """
 
     text: str
     parameters: int
@@ -65,11 +68,6 @@ class Compiled:
     batch: int
     temporary: int  # activations, gradients and whatever else lives within a step
     program: int
-
-    @property
-    def memory(self) -> int:
-        """All bytes that the step needs on each device; the state is updated in place."""
-        return self.parameters + self.optimizer + self.batch + self.temporary + self.program
 
 
 def libtpu_version() -> str:

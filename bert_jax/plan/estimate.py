@@ -60,11 +60,9 @@ def estimate_step(
     """
     layers = config.model.num_layers
     if config.model.unroll < layers or layers <= MOST_LAYERS:
-        return _measure(compile_step(config, span, where, cache, say), where, (layers,))
+        return measure(compile_step(config, span, where, cache, say), where, layers)
     few, more = (
-        _measure(
-            compile_step(with_layers(config, number), span, where, cache, say), where, (number,)
-        )
+        measure(compile_step(with_layers(config, number), span, where, cache, say), where, number)
         for number in FEW_LAYERS
     )
     result = extrapolate(few, more, layers)
@@ -80,9 +78,10 @@ def with_layers(config: RunConfig, layers: int) -> RunConfig:
     return dataclasses.replace(config, model=model)
 
 
-def _measure(compiled: Compiled, where: Slice, layers: tuple[int, ...]) -> Estimate:
+def measure(compiled: Compiled, where: Slice, layers: int) -> Estimate:
+    """The estimate of a program as it is, that of a model of so many layers."""
     memory = Memory(**{f.name: getattr(compiled, f.name) for f in dataclasses.fields(Memory)})
-    return Estimate(memory, timeline(parse(compiled.text), where), layers)
+    return Estimate(memory, timeline(parse(compiled.text), where), (layers,))
 
 
 def extrapolate(few: Estimate, more: Estimate, layers: int) -> Estimate:

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bert_jax.plan.estimate import Memory
+from bert_jax.plan.estimate import Estimate, Memory
 from bert_jax.plan.kinds import KINDS
 from bert_jax.plan.planning import (
     ESTIMATED_SECONDS,
@@ -47,19 +47,26 @@ def _phase_json(plan: Plan, phase: PhasePlan) -> dict[str, Any]:
         "flops": phase.flops,
     }
     if phase.estimate:
-        time = phase.estimate.time
+        content |= estimate_json(phase.estimate)
         content |= {
-            "compiled_layers": phase.estimate.layers,
-            "memory": dataclasses.asdict(phase.estimate.memory),
-            "step_seconds": time.total,
-            "seconds": dict(time.seconds),
             "floors": plan.floors(phase),
             "mfu": plan.mfu(phase),
-            "collectives": {n: dataclasses.asdict(e) for n, e in time.exchanges.items()},
-            "uncosted": dict(time.uncosted),
             "hours": plan.seconds(phase) / 3600,
         }
     return content
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """What is estimated of a step, in bytes and seconds."""
+    time = estimate.time
+    return {
+        "compiled_layers": estimate.layers,
+        "memory": dataclasses.asdict(estimate.memory),
+        "step_seconds": time.total,
+        "seconds": dict(time.seconds),
+        "collectives": {n: dataclasses.asdict(e) for n, e in time.exchanges.items()},
+        "uncosted": dict(time.uncosted),
+    }
 
 
 def as_text(plan: Plan) -> str:
