@@ -8,7 +8,6 @@ corrupt-<step>/              a step that did not fit its manifest; kept for whoe
 ignored-<name>               something else that had the name of a step; kept
 """
 
-import contextlib
 import pathlib
 import re
 import shutil
@@ -140,12 +139,9 @@ def all_damaged(directory: pathlib.Path, reasons: Sequence[str]) -> DataError:
 
 def _remove(path: pathlib.Path) -> None:
     """Deletes a directory, also where one vanishes with its last file, as in a mounted bucket."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
+    shutil.rmtree(path, ignore_errors=True)
     if path.exists():
-        shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
-        shutil.rmtree(path)
+        shutil.rmtree(path)  # says what is in the way
 
 
 def _is_sealed(path: pathlib.Path) -> bool:
