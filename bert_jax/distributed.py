@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes as one run: they find each other, and none outlives the others.
 
-One process a host, all started with the same command. Inside `joined` a thread looks every second
+One process a host, all started with the same command. Inside `joined` threads look every second
 whether the others are there. A process that fails says why before it leaves, and one that is lost
 is missed within the time-out; either way all the others leave with that reason. With one process
 nothing is started.
@@ -104,7 +104,7 @@ def leave_together(settle: Callable[[float], None] | None = None) -> Iterator[No
         if isinstance(error, Exception):
             _finish_saving()
         if isinstance(error, jax.errors.JaxRuntimeError):
-            time.sleep(_peer_seconds[0] + 5)  # if a lost process is the cause, `_watch` will say so
+            time.sleep(_peer_seconds[0] + 5)  # `_watch_hosts` will say if one is lost
         if isinstance(error, UserError):
             message, code = str(error), error.exit_code
         elif isinstance(error, KeyboardInterrupt):  # the second one; the first asks to save
