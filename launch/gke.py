@@ -27,6 +27,7 @@ from launch.rentals import check_joined, gke_slice
 
 COMMANDS = "render apply watch delete".split()
 ABSENT = "Absent"
+_FIRST_HOST = "jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
 
 
 class JobSetFailed(UserError):
@@ -56,11 +57,12 @@ def main(values: Sequence[str]) -> None:
     elif command == "delete":
         _delete(cloud, name, namespace)
     else:
-        text = json.dumps(_manifest(name, namespace, overrides), indent=2)
+        run = Run.from_flags(overrides)
+        text = json.dumps(_manifest(name, namespace, run), indent=2)
         if command == "render":
             print(text)
         else:
-            buckets.check(cloud, Run.from_flags(overrides), "")
+            buckets.check(cloud, run, "")
             _apply(cloud, name, namespace, text)
 
 
@@ -122,9 +124,6 @@ def _watch(cloud: Cloud, name: str, namespace: str) -> None:
         time.sleep(flags.FLAGS.poll)
 
 
-_FIRST_HOST = "jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
-
-
 def _delete(cloud: Cloud, name: str, namespace: str) -> None:
     command = _kubectl(namespace, "delete", "jobset", name, "--ignore-not-found", "--wait")
     output = cloud.run(f"delete the JobSet {name}", command)
@@ -135,7 +134,7 @@ def _kubectl(namespace: str, verb: str, *given: str) -> list[str]:
     return ["kubectl", verb, *given, f"--namespace={namespace}"]
 
 
-def _manifest(name: str, namespace: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+def _manifest(name: str, namespace: str, run: Run) -> dict[str, Any]:
     given = flags.FLAGS
     terms = Terms(
         name=name,
@@ -153,7 +152,7 @@ def _manifest(name: str, namespace: str, overrides: tuple[str, ...]) -> dict[str
     )
     tpu = gke_slice(given.slice)
     check_joined(tpu, terms.slices)
-    return manifest(tpu, Run.from_flags(overrides), terms)
+    return manifest(tpu, run, terms)
 
 
 if __name__ == "__main__":

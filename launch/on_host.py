@@ -175,9 +175,10 @@ def run(config: str, workdir: str, store: str, overrides: list[str]) -> None:
             starts = before["starts"] + 1 if before["checkpoint"] == step else 1
         _write(tally, {"checkpoint": step, "starts": starts})
         if starts > 1 + RESTARTS_WITHOUT_PROGRESS:
+            place = "the beginning" if step is None else f"checkpoint {step}"
             fail(
-                f"{RESTARTS_WITHOUT_PROGRESS} restarts found no newer checkpoint than {step}; "
-                f"read the log, then delete {tally}",
+                f"{RESTARTS_WITHOUT_PROGRESS} restarts in a row found no newer checkpoint than "
+                f"{place}; read the log, then delete {tally}",
                 EXIT_CRASH_LOOP,
             )
     os.chdir(CODE)
