@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from bert_jax import monitoring
-from bert_jax.monitoring import Monitor, Throughput
+from bert_jax import monitoring, throughput
+from bert_jax.monitoring import Monitor
 from data_pipeline.errors import DiskError
 
 METRICS = {
@@ -35,11 +35,9 @@ HELD_OUT = {**{name: METRICS[name] for name in ("loss", "mlm_loss", "nsp_loss")}
 def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """A clock that stands until `clock.now` is changed."""
     clock = types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr(
-        monitoring,
-        "time",
-        types.SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1.7e9 + clock.now),
-    )
+    time = types.SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1.7e9 + clock.now)
+    for module in (monitoring, throughput):
+        monkeypatch.setattr(module, "time", time)
     return clock
 
 
@@ -67,60 +65,6 @@ def events(workdir: pathlib.Path) -> list[Event]:
             found.append(Event.FromString(content[12 : 12 + size]))
             content = content[16 + size :]
     return found
-
-
-class TestThroughput:
-    def feed(
-        self, throughput: Throughput, clock: Any, steps: int, seconds: float, length: int = 128
-    ) -> None:
-        for _ in range(steps):
-            clock.now += seconds
-            throughput.count(examples=8, tokens=8 * length, wait=seconds / 4)
-
-    def test_leaves_out_the_first_step(self, clock: Any) -> None:
-        throughput = Throughput()
-        self.feed(throughput, clock, steps=1, seconds=60)
-        assert throughput.rates() == {}
-        assert throughput.seconds_per_step is None
-        self.feed(throughput, clock, steps=3, seconds=0.5)
-        assert throughput.rates() == {
-            "examples_per_second": 16,
-            "tokens_per_second": 2048,
-            "input_wait_share": 0.25,
-        }
-        assert throughput.seconds_per_step == 0.5
-
-    def test_leaves_out_pauses(self, clock: Any) -> None:
-        throughput = Throughput()
-        self.feed(throughput, clock, steps=5, seconds=0.5)
-        throughput.pause()
-        self.feed(throughput, clock, steps=1, seconds=90)
-        self.feed(throughput, clock, steps=5, seconds=0.5)
-        assert throughput.rates()["tokens_per_second"] == 2048
-        assert throughput.input_wait_share == 0.25
-
-    @pytest.mark.parametrize("paused", [False, True])
-    def test_starts_again_at_another_length(self, clock: Any, paused: bool) -> None:
-        throughput = Throughput()
-        self.feed(throughput, clock, steps=30, seconds=0.5)
-        if paused:
-            throughput.pause()
-        self.feed(throughput, clock, steps=1, seconds=60, length=512)
-        assert throughput.rates() == {}
-        self.feed(throughput, clock, steps=3, seconds=4, length=512)
-        assert throughput.rates()["tokens_per_second"] == 1024
-
-    def test_follows_the_last_half_minute(self, clock: Any) -> None:
-        throughput = Throughput()
-        self.feed(throughput, clock, steps=1000, seconds=0.25)
-        self.feed(throughput, clock, steps=31, seconds=1)
-        assert throughput.rates()["tokens_per_second"] == pytest.approx(1024)
-
-    def test_slow_steps_still_make_a_window(self, clock: Any) -> None:
-        throughput = Throughput()
-        self.feed(throughput, clock, steps=11, seconds=64)
-        self.feed(throughput, clock, steps=10, seconds=32)
-        assert throughput.seconds_per_step == pytest.approx(48)
 
 
 class TestConsole:
