@@ -105,7 +105,7 @@ def compilers(
         step = FlaxStep(model, config.optimizer, config.steps, devices(where))
         lowered, state = step.lower(BatchSpec(span.batch_size, span.length))
         what = f"{layers} layers of the peer, {span.batch_size} x {span.length}"
-        found = compile_lowered(lowered, state, where, cache, _say, what)
+        found = compile_lowered(lowered, state, where, cache, _say, what, {})
         return dataclasses.replace(found, text=with_our_names(found.text))
 
     return {"ours": ours, "peer": peer}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from bert_jax.compiler_options import compiler_options
 from bert_jax.config import BertConfig, RunConfig
 from bert_jax.data_parallel import DataParallel
 from bert_jax.layers import compute_dtype, exact_dtype
@@ -165,6 +166,7 @@ def jit_train_step(
         step,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )
 
 

@@ -15,7 +15,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from bert_jax import partitioning
+from bert_jax.compiler_options import compiler_options
 from bert_jax.config import PhaseSpan, RunConfig
 from bert_jax.optimizer import make_optimizer
 from bert_jax.slices import CHIPS_PER_HOST, Slice
@@ -147,11 +148,17 @@ def compile_step(
     partitioning.check_divisible(config, mesh)
     lowered, state = lower_step(config, span, mesh)
     what = f"{config.model.num_layers} layers, {span.batch_size} x {span.length}"
-    return compile_lowered(lowered, state, where, cache, say, what)
+    return compile_lowered(lowered, state, where, cache, say, what, compiler_options(mesh))
 
 
 def compile_lowered(
-    lowered: jax.stages.Lowered, state: Any, where: Slice, cache: Path | None, say: Say, what: str
+    lowered: jax.stages.Lowered,
+    state: Any,
+    where: Slice,
+    cache: Path | None,
+    say: Say,
+    what: str,
+    options: Mapping[str, bool],
 ) -> Compiled:
     """Compiles any program, or finds it in the cache.
 
@@ -162,12 +169,13 @@ def compile_lowered(
         cache: directory of earlier results; None for none.
         say: told before something takes long.
         what: the program's name in that message.
+        options: of the compiler, with which the program was jitted; its text does not name them.
 
     Raises:
         OutOfMemoryError: the program does not fit.
     """
     key = hashlib.sha256(lowered.as_text().encode())
-    key.update(f"{where} libtpu {libtpu_version()}".encode())
+    key.update(f"{where} libtpu {libtpu_version()} {sorted(options.items())}".encode())
     path = cache / f"{key.hexdigest()[:32]}.json.gz" if cache else None
     if path is not None and path.exists():
         found = json.loads(gzip.decompress(path.read_bytes()))

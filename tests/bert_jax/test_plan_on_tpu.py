@@ -30,18 +30,19 @@ LENGTH, ROWS, PREDICTIONS = 128, 4, 20
 CACHE = DEFAULT_CACHE.expanduser()  # of soak tests, which compile for an hour
 
 
-def small(slice_name):
-    """One layer, and rows of 128 tokens, four to a device."""
+def small(slice_name, sharded):
+    """One layer, and rows of 128 tokens, four to a device; with ZeRO-1 if `sharded`."""
     where = find_slice(slice_name)
     config = load(pretrain.get_config("tiny").to_dict(), 1024)
     phases = {"short": dataclasses.replace(config.phases["short"], share=1.0, length=LENGTH)}
     phases["short"] = dataclasses.replace(phases["short"], batch_size=ROWS * where.devices)
-    return with_layers(dataclasses.replace(config, phases=phases), 1), where
+    mesh = MeshConfig(shard_optimizer=sharded)
+    return with_layers(dataclasses.replace(config, phases=phases, mesh=mesh), 1), where
 
 
 @functools.cache
-def compiled(slice_name):
-    config, where = small(slice_name)
+def compiled(slice_name, sharded=False):
+    config, where = small(slice_name, sharded)
     found = compile_step(config, config.spans()[0], where, None, print)
     return found, parse(found.text), where
 
@@ -58,6 +59,21 @@ def test_data_parallel_training_only_sums_and_mostly_in_bfloat16(slice_name):
         for dtype in by_type:
             by_type[dtype] += each.bytes if dtype in name.split()[1] else 0
     assert by_type["bf16"] >= 2 * (12 * 128**2 + 1024 * 128)
+
+
+@pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
+def test_matrices_are_gathered_and_scattered_in_bfloat16_beside_computation(slice_name):
+    found, program, where = compiled(slice_name, sharded=True)
+    exchanges = timeline(program, where).exchanges
+    matrices = 2 * (12 * 128**2 + 1024 * 128)
+    gathered = exchanges["all-gather bf16 over 16"]
+    # A reduce-scatter: everyone gets the others' shards of the gradients, and adds them up.
+    scattered = exchanges["all-to-all bf16 over 16"]
+    assert matrices <= gathered.bytes <= 2 * matrices
+    assert matrices <= scattered.bytes <= 2 * matrices
+    assert "all-reduce bf16 over 16" not in exchanges
+    assert "all-to-all-start(" in found.text
+    assert "AsyncCollectiveStart" in found.text  # of gathers
 
 
 @pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
