@@ -96,11 +96,9 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
         self.config = config
-        hidden = config.hidden_size
-        self.query = Dense((hidden,), (hidden,), config, rngs)
-        self.key = Dense((hidden,), (hidden,), config, rngs)
-        self.value = Dense((hidden,), (hidden,), config, rngs)
-        self.output = Dense((hidden,), (hidden,), config, rngs)
+        heads = (config.num_heads, config.head_dim)
+        self.qkv = Dense((config.hidden_size,), (3, *heads), config, rngs)
+        self.output = Dense(heads, (config.hidden_size,), config, rngs)
         self.norm = LayerNorm(config)
 
     def __call__(
@@ -108,15 +106,11 @@ class SelfAttention(nnx.Module):
     ) -> jax.Array:
         """Maps [batch, length, hidden] to the same."""
         probability_key, output_key = split_key(key, 2)
-        heads = (*hidden.shape[:-1], self.config.num_heads, self.config.head_dim)
-        query, key_, value = (
-            project(hidden).reshape(heads) for project in (self.query, self.key, self.value)
-        )
+        query, key_, value = jnp.unstack(self.qkv(hidden), axis=2)
         context = attend(
             query, key_, value, input_mask, self.config.attention_dropout, probability_key
         )
-        update = self.output(context.reshape(hidden.shape))
-        update = dropout(update, self.config.hidden_dropout, output_key)
+        update = dropout(self.output(context), self.config.hidden_dropout, output_key)
         return self.norm(hidden + update)
 
 

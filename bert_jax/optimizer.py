@@ -79,12 +79,13 @@ def scale_by_bert_adam(beta1: float, beta2: float, epsilon: float) -> optax.Grad
 def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
     """LAMB's trust ratio |parameter| / |update|, one for each matrix of each layer.
 
-    Stacked layers would otherwise share one ratio.
+    Stacked layers, and query, key and value side by side, would otherwise share one ratio.
     """
 
     def scale(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
         names = [entry.key for entry in path]
-        axes = tuple(range("encoder" in names, param.ndim))
+        apart = (0, 2) if "qkv" in names else (0,) if "encoder" in names else ()
+        axes = tuple(axis for axis in range(param.ndim) if axis not in apart)
         param_norm = jnp.sqrt(jnp.sum(jnp.square(param), axes, keepdims=True))
         update_norm = jnp.sqrt(jnp.sum(jnp.square(update), axes, keepdims=True))
         usable = (param_norm > 0) & (update_norm > 0)

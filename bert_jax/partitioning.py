@@ -28,6 +28,8 @@ AXIS_RULES: dict[str, str | None] = {
     "mlp": "tensor",
     "hidden": "fsdp",
     "hidden_out": None,
+    "head_dim": None,
+    "qkv": None,
     "positions": None,
     "segments": None,
     "labels": None,
@@ -40,13 +42,9 @@ PARAMETER_AXES: dict[str, tuple[str, ...]] = {
     "embeddings/segment": ("segments", "hidden"),
     "embeddings/norm/scale": ("hidden",),
     "embeddings/norm/bias": ("hidden",),
-    "encoder/attention/query/kernel": ("layers", "hidden", "heads"),
-    "encoder/attention/query/bias": ("layers", "heads"),
-    "encoder/attention/key/kernel": ("layers", "hidden", "heads"),
-    "encoder/attention/key/bias": ("layers", "heads"),
-    "encoder/attention/value/kernel": ("layers", "hidden", "heads"),
-    "encoder/attention/value/bias": ("layers", "heads"),
-    "encoder/attention/output/kernel": ("layers", "heads", "hidden"),
+    "encoder/attention/qkv/kernel": ("layers", "hidden", "qkv", "heads", "head_dim"),
+    "encoder/attention/qkv/bias": ("layers", "qkv", "heads", "head_dim"),
+    "encoder/attention/output/kernel": ("layers", "heads", "head_dim", "hidden"),
     "encoder/attention/output/bias": ("layers", "hidden"),
     "encoder/attention/norm/scale": ("layers", "hidden"),
     "encoder/attention/norm/bias": ("layers", "hidden"),
@@ -183,7 +181,7 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
                 layout = [AXIS_RULES[axis] for axis in axes]
                 kept = names[0] in ("params", "optimizer") and is_matrix(path)
                 spread = shard_optimizer and kept
-                spec = _spread_over_data(mesh, axes, layout, leaf.shape) if spread else layout
+                spec = _spread_over_data(mesh, layout, leaf.shape) if spread else layout
                 return NamedSharding(mesh, PartitionSpec(*spec))
         raise KeyError(f"no logical axes for {jax.tree_util.keystr(path)}: add to PARAMETER_AXES")
 
@@ -196,22 +194,14 @@ def is_matrix(path: tuple[Any, ...]) -> bool:
 
 
 def _spread_over_data(
-    mesh: Mesh, axes: tuple[str, ...], layout: list[str | None], shape: tuple[int, ...]
+    mesh: Mesh, layout: list[str | None], shape: tuple[int, ...]
 ) -> list[str | tuple[str, ...] | None]:
-    """Adds `data` to the first dimension that it divides; where it divides none: as it was.
-
-    The first, because parts of the last are no whole tiles of a TPU's memory; never the layers; and
-    one that is spread already only if no other divides.
-    """
-    parts = [mesh.shape["data"] * (mesh.shape[axis] if axis else 1) for axis in layout]
-    divided = [
-        index
-        for index, axis in enumerate(axes)
-        if axis != "layers" and shape[index] % parts[index] == 0
-    ]
+    """Adds `data` to the dimension that is left longest by it; where none divides: as it was."""
     spread: list[str | tuple[str, ...] | None] = [*layout]
-    if divided:
-        index = min(divided, key=lambda index: parts[index])
+    parts = [mesh.shape["data"] * (mesh.shape[axis] if axis else 1) for axis in layout]
+    left = [size // n if size % n == 0 else 0 for size, n in zip(shape, parts, strict=True)]
+    index = left.index(max(left))
+    if left[index]:
         axis = layout[index]
         spread[index] = (axis, "data") if axis else "data"
     return spread

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our parameter tree as the tensors of other formats, and back.
 
-Our tree keeps the layers stacked, kernels as [in, out] and the vocabulary padded. The table
-(`bert_jax.convert.names`) only names things: how a tensor is cut, transposed or padded follows from
-the logical axes of our parameter (`bert_jax.partitioning.PARAMETER_AXES`), so that one rule serves
-every row and both directions, and no bit of a weight changes on the way.
+Our tree keeps the layers stacked, query, key and value fused, heads apart, kernels as [in, out] and
+the vocabulary padded. The table (`bert_jax.convert.names`) only names things: how a tensor is cut,
+merged, transposed or padded follows from the logical axes of our parameter
+(`bert_jax.partitioning.PARAMETER_AXES`), so that one rule serves every row and both directions, and
+no bit of a weight changes on the way.
 
 Conversion is strict: every tensor of the source and every parameter of the target is accounted for,
 or a `DataError` lists all that are not.
@@ -25,13 +26,14 @@ Tensors = Mapping[str, np.ndarray]
 Index = tuple[int | slice, ...]
 
 HEADS = ("pooler", "mlm", "nsp")  # what an encoder-only source may lack, each as a whole
+PARTS = ("query", "key", "value")  # order of the fused axis "qkv"
 
 
 class Piece(NamedTuple):
     """A tensor of another format and the place it has in one of our parameters."""
 
     name: str
-    place: Index  # in the stacked, padded parameter
+    place: Index  # in the stacked, fused, padded parameter
     shape: tuple[int, ...]  # of the tensor under `name`
     transposed: bool
 
@@ -42,8 +44,10 @@ def axis_sizes(config: BertConfig) -> dict[str, int]:
         "vocab": config.padded_vocab_size,
         "hidden": config.hidden_size,
         "hidden_out": config.hidden_size,
-        "heads": config.num_heads * config.head_dim,
+        "heads": config.num_heads,
+        "head_dim": config.head_dim,
         "mlp": config.mlp_size,
+        "qkv": len(PARTS),
         "positions": config.max_positions,
         "segments": config.num_segments,
         "labels": 2,
@@ -60,17 +64,23 @@ def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
 def pieces(config: BertConfig, row: Row, naming: Naming) -> Iterator[Piece]:
     """The tensors of another format that make up one of our parameters."""
     axes, sizes = PARAMETER_AXES[row.path], axis_sizes(config)
-    sizes["vocab"] = config.vocab_size  # elsewhere it is not padded
-    shape = [sizes[axis] for axis in axes if axis != "layers"]
+    # Elsewhere the vocabulary is not padded and the heads lie side by side on one axis.
+    sizes |= {"vocab": config.vocab_size, "head_dim": config.num_heads * config.head_dim}
+    shape = [sizes[axis] for axis in axes if axis not in ("layers", "qkv", "heads")]
     transposed = row.path in naming.transposed
     for layer in range(config.num_layers if "layers" in axes else 1):
-        choice: dict[str, int | slice] = {"layers": layer, "vocab": slice(config.vocab_size)}
-        yield Piece(
-            name=naming.name(row, layer),
-            place=tuple(choice.get(axis, slice(None)) for axis in axes),
-            shape=tuple(reversed(shape) if transposed else shape),
-            transposed=transposed,
-        )
+        for part in range(len(PARTS) if "qkv" in axes else 1):
+            choice: dict[str, int | slice] = {
+                "layers": layer,
+                "qkv": part,
+                "vocab": slice(config.vocab_size),
+            }
+            yield Piece(
+                name=naming.name(row, layer, PARTS[part]),
+                place=tuple(choice.get(axis, slice(None)) for axis in axes),
+                shape=tuple(reversed(shape) if transposed else shape),
+                transposed=transposed,
+            )
 
 
 def export_tensors(config: BertConfig, params: Parameters, naming: Naming) -> dict[str, np.ndarray]:
@@ -89,8 +99,10 @@ def export_tensors(config: BertConfig, params: Parameters, naming: Naming) -> di
     tensors = {}
     for row in rows:
         for piece in pieces(config, row, naming):
-            tensor = flat[row.path][piece.place]
-            tensors[piece.name] = np.array(tensor.T if piece.transposed else tensor, order="C")
+            matrix = flat[row.path][piece.place]
+            if piece.transposed:
+                matrix = matrix.reshape(piece.shape[::-1]).T
+            tensors[piece.name] = np.array(matrix.reshape(piece.shape), order="C")
     return tensors
 
 
@@ -129,8 +141,10 @@ def import_tensors(
     for row, row_pieces in rows.items():
         flat[row.path] = np.zeros(shapes[row.path], tensors[row_pieces[0].name].dtype)
         for piece in row_pieces:
-            tensor = tensors[piece.name]
-            flat[row.path][piece.place] = tensor.T if piece.transposed else tensor
+            matrix = tensors[piece.name]
+            target = flat[row.path][piece.place]
+            matrix = matrix.T if piece.transposed else matrix
+            flat[row.path][piece.place] = matrix.reshape(target.shape)
     return unflatten(flat)
 
 

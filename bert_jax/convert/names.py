@@ -14,8 +14,8 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """A parameter of ours and its names elsewhere.
 
-    In front of the names of encoder rows comes the format's `Naming.layer`, once for every layer
-    of our stack.
+    {part} stands for query, key and value, which we fuse. In front of the names of encoder rows
+    comes the format's `Naming.layer`, once for every layer of our stack.
     """
 
     path: str
@@ -46,19 +46,11 @@ TABLE = (
     ),
     Row("embeddings/norm/bias", "bert.embeddings.LayerNorm.bias", "bert/embeddings/LayerNorm/beta"),
     Row(
-        "encoder/attention/query/kernel",
-        "attention.self.query.weight",
-        "attention/self/query/kernel",
+        "encoder/attention/qkv/kernel",
+        "attention.self.{part}.weight",
+        "attention/self/{part}/kernel",
     ),
-    Row("encoder/attention/query/bias", "attention.self.query.bias", "attention/self/query/bias"),
-    Row("encoder/attention/key/kernel", "attention.self.key.weight", "attention/self/key/kernel"),
-    Row("encoder/attention/key/bias", "attention.self.key.bias", "attention/self/key/bias"),
-    Row(
-        "encoder/attention/value/kernel",
-        "attention.self.value.weight",
-        "attention/self/value/kernel",
-    ),
-    Row("encoder/attention/value/bias", "attention.self.value.bias", "attention/self/value/bias"),
+    Row("encoder/attention/qkv/bias", "attention.self.{part}.bias", "attention/self/{part}/bias"),
     Row(
         "encoder/attention/output/kernel",
         "attention.output.dense.weight",
@@ -129,11 +121,11 @@ class Naming:
     transposed: frozenset[str]
     copies: Mapping[str, str]
 
-    def name(self, row: Row, layer: int) -> str:
-        """The name of a row, of one layer of it if the row is the encoder's."""
+    def name(self, row: Row, layer: int, part: str) -> str:
+        """The name of one piece of a row."""
         name = str(getattr(row, self.column))
         prefix = self.layer if row.path.startswith("encoder/") else ""
-        return (prefix + name).format(layer=layer)
+        return (prefix + name).format(layer=layer, part=part)
 
 
 # torch.nn.Linear keeps its weight as [out, in]. The decoder shares the word table and its bias.

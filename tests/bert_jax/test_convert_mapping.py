@@ -52,17 +52,19 @@ def test_every_element_goes_where_pytorch_expects_it():
     tensors = export_tensors(config, params, HUGGINGFACE)
     attention, mlp = params["encoder"]["attention"], params["encoder"]["mlp"]
     x = np.random.default_rng(1).normal(size=24).astype(np.float32)
-    heads = np.random.default_rng(2).normal(size=24).astype(np.float32)
+    heads = np.random.default_rng(2).normal(size=(3, 8)).astype(np.float32)
     for layer in range(config.num_layers):
         name = f"bert.encoder.layer.{layer}."
-        for part in ("query", "key", "value"):
-            ours = x @ attention[part]["kernel"][layer]
+        fused = np.einsum("i,itnd->tnd", x, attention["qkv"]["kernel"][layer])
+        for index, part in enumerate(("query", "key", "value")):
             theirs = tensors[f"{name}attention.self.{part}.weight"] @ x
-            np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(theirs.reshape(3, 8), fused[index], rtol=1e-5, atol=1e-6)
             bias = tensors[f"{name}attention.self.{part}.bias"]
-            np.testing.assert_array_equal(bias, attention[part]["bias"][layer])
-        ours = heads @ attention["output"]["kernel"][layer]
-        theirs = tensors[f"{name}attention.output.dense.weight"] @ heads
+            np.testing.assert_array_equal(
+                bias.reshape(3, 8), attention["qkv"]["bias"][layer, index]
+            )
+        ours = np.einsum("nd,ndo->o", heads, attention["output"]["kernel"][layer])
+        theirs = tensors[f"{name}attention.output.dense.weight"] @ heads.reshape(24)
         np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
         theirs = tensors[f"{name}intermediate.dense.weight"]
         np.testing.assert_array_equal(theirs, mlp["up"]["kernel"][layer].T)

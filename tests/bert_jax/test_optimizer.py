@@ -30,12 +30,8 @@ ORIGINAL_NAMES = {
     "embeddings/segment": "bert/embeddings/token_type_embeddings",
     "embeddings/norm/scale": "bert/embeddings/LayerNorm/gamma",
     "embeddings/norm/bias": "bert/embeddings/LayerNorm/beta",
-    "encoder/attention/query/kernel": LAYER + "attention/self/query/kernel",
-    "encoder/attention/query/bias": LAYER + "attention/self/query/bias",
-    "encoder/attention/key/kernel": LAYER + "attention/self/key/kernel",
-    "encoder/attention/key/bias": LAYER + "attention/self/key/bias",
-    "encoder/attention/value/kernel": LAYER + "attention/self/value/kernel",
-    "encoder/attention/value/bias": LAYER + "attention/self/value/bias",
+    "encoder/attention/qkv/kernel": LAYER + "attention/self/query_key_value/kernel",
+    "encoder/attention/qkv/bias": LAYER + "attention/self/query_key_value/bias",
     "encoder/attention/output/kernel": LAYER + "attention/output/dense/kernel",
     "encoder/attention/output/bias": LAYER + "attention/output/dense/bias",
     "encoder/attention/norm/scale": LAYER + "attention/output/LayerNorm/gamma",
@@ -210,8 +206,7 @@ def test_decay_mask_by_name():
     assert decay_mask(init_params(MODEL, jax.random.key(0))) == {
         "embeddings": {"word": True, "position": True, "segment": True, "norm": with_decay},
         "encoder": {
-            "attention": dict.fromkeys(("query", "key", "value", "output"), dense)
-            | {"norm": with_decay},
+            "attention": {"qkv": dense, "output": dense, "norm": with_decay},
             "mlp": {"up": dense, "down": dense, "norm": with_decay},
         },
         "pooler": dense,

@@ -17,7 +17,6 @@ from bert_jax.model import apply_pretraining, encode
 from bert_jax.optimizer import make_optimizer
 from bert_jax.tasks import pretraining_loss, pretraining_terms
 from tests.parity.pytorch_bert import OriginalOptimizer, Reference, random_batch, random_params
-from tests.relative_error import gradient_errors, relative_error
 
 TINY = BertConfig(
     vocab_size=131, hidden_size=48, num_layers=3, num_heads=4, mlp_size=80, max_positions=40
@@ -33,6 +32,10 @@ def loss_function(config):
         return pretraining_loss(pretraining_terms(logits, batch)), logits
 
     return loss
+
+
+def relative_error(found, expected):
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -55,11 +58,12 @@ def test_outputs_and_every_gradient(shape, activation, dtype):
         gradients = flatten(jax.device_get(gradients))
         found = dict(layers=encoded.layers, pooled=encoded.pooled, loss=loss, **logits._asdict())
         errors = {name: relative_error(found[name], expected[name]) for name in expected}
-    assert all(gradient.dtype == dtype for gradient in gradients.values())
-    errors |= gradient_errors(gradients, flatten(expected_gradients))
+    for path, gradient in flatten(expected_gradients).items():
+        assert gradients[path].dtype == dtype
+        errors[path] = relative_error(gradients[path], gradient)
     worst = max(errors, key=errors.get)
     print(f"\n{shape} {dtype} {activation}: worst of {len(errors)}: {worst} {errors[worst]:.2e}")
-    assert len(errors) == 5 + 30
+    assert len(errors) == 5 + 26
     assert errors[worst] < TOLERANCES[dtype], errors
 
 
