@@ -148,9 +148,11 @@ def _reduce_scatter(gradient: jax.Array, axes: tuple[str, ...], dimension: int) 
     shards = gradient.reshape(*before, devices, -1, *after)
     shards = jax.lax.all_to_all(shards, axes, dimension, dimension, tiled=True)
     exact = exact_dtype(gradient.dtype)
-    # One after the other: XLA adds them while it reads them for the update.
-    parts = (
+    # Slices, not one reduction: XLA adds them while it reads them for the update.
+    parts = [
         jax.lax.index_in_dim(shards, device, dimension, keepdims=False).astype(exact)
         for device in range(devices)
-    )
-    return functools.reduce(jnp.add, parts)
+    ]
+    while len(parts) > 1:
+        parts = [sum(parts[i : i + 2]) for i in range(0, len(parts), 2)]
+    return parts[0]
