@@ -21,11 +21,11 @@ MASKED_SCORE = -10000.0
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 @jax.named_scope("softmax")
 def softmax(scores: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Softmax over the last axis in the type of `scores`, rounded to `dtype`.
+    """Softmax over the last axis but one in the type of `scores`, rounded to `dtype`.
 
     Differentiated by hand: nothing of [batch, heads, length, length] is kept in float32.
     """
-    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+    return jax.nn.softmax(scores, axis=-2).astype(dtype)
 
 
 def _softmax_forward(scores: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, tuple[jax.Array]]:
@@ -39,7 +39,7 @@ def _softmax_backward(
 ) -> tuple[jax.Array]:
     exact = exact_dtype(dtype)
     probabilities, gradient = saved[0].astype(exact), gradient.astype(exact)
-    mean = jnp.sum(probabilities * gradient, axis=-1, keepdims=True)
+    mean = jnp.sum(probabilities * gradient, axis=-2, keepdims=True)
     return (probabilities * (gradient - mean),)
 
 
@@ -69,10 +69,11 @@ def attend(
         [batch, length, heads, head_dim] in the type of `query`. The softmax is in float32 at least.
     """
     exact = exact_dtype(query.dtype)
-    scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=exact)
+    # Keys before queries: as TPUs sum along this axis, and dropout's words come apart (`layers`).
+    scores = jnp.einsum("bknd,bqnd->bnkq", key, query, preferred_element_type=exact)
     penalty = jnp.where(input_mask != 0, 0.0, MASKED_SCORE).astype(exact)
-    scores = scores / math.sqrt(query.shape[-1]) + penalty[:, None, None, :]
+    scores = scores / math.sqrt(query.shape[-1]) + penalty[:, None, :, None]
     probabilities = softmax(scores, query.dtype)
     probabilities = dropout(probabilities, dropout_rate, dropout_key)
-    context = jnp.einsum("bnqk,bknd->bqnd", probabilities, value, preferred_element_type=exact)
+    context = jnp.einsum("bnkq,bknd->bqnd", probabilities, value, preferred_element_type=exact)
     return context.astype(query.dtype)

@@ -244,8 +244,11 @@ def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """
     axis = max(len(shape) - 2, 1) if len(shape) > 2 else len(shape) - 1
     drawn = (*shape[:axis], -(-shape[axis] // 4), *shape[axis + 1 :])
-    words = random_words(key, drawn)
-    parts = jnp.concatenate([(words >> shift) & 255 for shift in (0, 8, 16, 24)], axis)
+    words = jnp.expand_dims(random_words(key, drawn), axis)
+    # Shifts that are broadcast: TPUs compute parts that are concatenated in all four places.
+    shifts = jnp.arange(0, 32, 8, dtype=words.dtype)
+    shifts = jnp.expand_dims(shifts, [at for at in range(words.ndim) if at != axis])
+    parts = ((words >> shifts) & 255).reshape(*shape[:axis], -1, *shape[axis + 1 :])
     return jax.lax.slice_in_dim(parts, 0, shape[axis], axis=axis)
 
 

@@ -149,6 +149,17 @@ def test_dropout_drops_each_place_alike():
     assert np.abs(correlation).max() < 5 / math.sqrt(4000)
 
 
+@pytest.mark.parametrize("shape", [(9,), (3, 8), (3, 6, 5), (2, 3, 9, 4)], ids=str)
+def test_random_bytes_are_those_of_the_words_in_their_order(shape):
+    axis = max(len(shape) - 2, 1) if len(shape) > 2 else len(shape) - 1
+    drawn = list(shape)
+    drawn[axis] = math.ceil(shape[axis] / 4)
+    words = np.asarray(layers.random_words(jax.random.key(1), tuple(drawn)))
+    expected = np.concatenate([words >> shift & 255 for shift in (0, 8, 16, 24)], axis)
+    found = layers.random_bytes(jax.random.key(1), shape)
+    np.testing.assert_array_equal(found, expected.take(range(shape[axis]), axis))
+
+
 def test_without_rate_or_key_dropout_is_nothing():
     x = normal(0, 5, 7)
     assert layers.dropout(x, 0.0, jax.random.key(0)) is x
