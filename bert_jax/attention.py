@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from bert_jax.layers import dropout, exact_dtype
+from bert_jax.dropout import dropout
+from bert_jax.layers import exact_dtype
 
 # Added to the scores of padding. exp(-10000) is zero even in float64, so padding gets no weight at
 # all; in a row that is nothing but padding it shifts all scores alike and changes nothing.
@@ -69,7 +70,7 @@ def attend(
         [batch, length, heads, head_dim] in the type of `query`. The softmax is in float32 at least.
     """
     exact = exact_dtype(query.dtype)
-    # Keys before queries: as TPUs sum along this axis, and dropout's words come apart (`layers`).
+    # Keys before queries: as TPUs sum along this axis, and dropout's words come apart (`dropout`).
     scores = jnp.einsum("bknd,bqnd->bnkq", key, query, preferred_element_type=exact)
     penalty = jnp.where(input_mask != 0, 0.0, MASKED_SCORE).astype(exact)
     scores = scores / math.sqrt(query.shape[-1]) + penalty[:, None, :, None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts every module of the model is made of: dense layer, LayerNorm, GELU and dropout.
+"""The parts every module of the model is made of: dense layer, LayerNorm and GELU.
 
 Source: `modeling.py` of google-research/bert. Matrix products run in `BertConfig.compute_dtype`;
 statistics, softmax and losses in at least float32.
@@ -89,6 +89,43 @@ def _dense_backward(
 
 
 dense.defvjp(_dense_forward, _dense_backward)
+
+
+@jax.custom_vjp
+def dense_parts(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
+    """As `dense` in the type of `x`, in parts along the first axis of the outputs.
+
+    Differentiated by hand: TPUs sum a part up for its bias where they make it, while the sum over
+    parts put together costs as much as their product.
+
+    Args:
+        x: [..., inputs].
+        kernel: [inputs, parts, *outputs].
+        bias: [parts, *outputs].
+
+    Returns:
+        For each part [..., *outputs].
+    """
+    return tuple(jnp.unstack(dense(x, kernel, bias, x.dtype), axis=x.ndim - 1))
+
+
+def _dense_parts_forward(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    return dense_parts(x, kernel, bias), (x, kernel, bias)
+
+
+def _dense_parts_backward(
+    saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    x, _, bias = saved
+    rows = tuple(range(x.ndim - 1))
+    together = _dense_backward(x.dtype, False, saved, jnp.stack(gradients, x.ndim - 1))
+    sums = [jnp.sum(gradient, rows, dtype=bias.dtype) for gradient in gradients]
+    return *together[:2], jnp.stack(sums)
+
+
+dense_parts.defvjp(_dense_parts_forward, _dense_parts_backward)
 
 
 def _axes(
@@ -220,55 +257,6 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     if name == "gelu_tanh":
         return functools.partial(jax.nn.gelu, approximate=True)
     raise ConfigError(f"model.activation {name!r} is not known: use 'gelu' or 'gelu_tanh'")
-
-
-@jax.named_scope("dropout")
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes values with probability `rate` and scales the others up; without a key, `x` itself.
-
-    Eight random bits decide a value, so the rate is rounded to the next 1/256 (0.1 becomes
-    26/256 = 0.1016); the scale follows the rounded rate, so that the expectation is exactly `x`.
-    """
-    dropped = round(rate * 256)
-    if key is None or dropped == 0:
-        return x
-    kept = random_bytes(key, x.shape) >= dropped
-    return jnp.where(kept, x * (256 / (256 - dropped)), 0).astype(x.dtype)
-
-
-def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform values from 0 to 255, as uint32, of any shape: four from each 32-bit random number.
-
-    The four lie along the last axis but one, or the last of at most two: the first may be spread
-    over devices, and on TPUs neighbours on the last are costly to tell apart.
-    """
-    axis = max(len(shape) - 2, 1) if len(shape) > 2 else len(shape) - 1
-    drawn = (*shape[:axis], -(-shape[axis] // 4), *shape[axis + 1 :])
-    words = jnp.expand_dims(random_words(key, drawn), axis)
-    # Shifts that are broadcast: TPUs compute parts that are concatenated in all four places.
-    shifts = jnp.arange(0, 32, 8, dtype=words.dtype)
-    shifts = jnp.expand_dims(shifts, [at for at in range(words.ndim) if at != axis])
-    parts = ((words >> shifts) & 255).reshape(*shape[:axis], -1, *shape[axis + 1 :])
-    return jax.lax.slice_in_dim(parts, 0, shape[axis], axis=axis)
-
-
-def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform uint32 values; with keys [batch] each row's follow from its own key alone."""
-    if key.ndim:
-        return jax.vmap(lambda row: jax.random.bits(row, shape[1:], jnp.uint32))(key)
-    return jax.random.bits(key, shape, jnp.uint32)
-
-
-def split(key: jax.Array, parts: int) -> jax.Array:
-    """[parts] keys from one, or [parts, batch] keys from [batch]."""
-    if key.ndim:
-        return jax.vmap(lambda row: jax.random.split(row, parts), out_axes=1)(key)
-    return jax.random.split(key, parts)
-
-
-def split_key(key: jax.Array | None, parts: int) -> list[jax.Array | None]:
-    """As `split`; without a key (no dropout) as many times None."""
-    return [None] * parts if key is None else list(split(key, parts))
 
 
 class Dense(nnx.Module):

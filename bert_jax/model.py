@@ -18,16 +18,15 @@ from flax import nnx
 
 from bert_jax.attention import attend
 from bert_jax.config import BertConfig
+from bert_jax.dropout import dropout, split, split_key
 from bert_jax.heads import MlmHead, NspHead, Pooler
 from bert_jax.layers import (
     Dense,
     LayerNorm,
     activation,
     compute_dtype,
-    dropout,
+    dense_parts,
     lookup,
-    split,
-    split_key,
     truncated_normal,
 )
 from data_pipeline.errors import DataError
@@ -106,7 +105,7 @@ class SelfAttention(nnx.Module):
     ) -> jax.Array:
         """Maps [batch, length, hidden] to the same."""
         probability_key, output_key = split_key(key, 2)
-        query, key_, value = jnp.unstack(self.qkv(hidden), axis=2)
+        query, key_, value = dense_parts(hidden, self.qkv.kernel[...], self.qkv.bias[...])
         context = attend(
             query, key_, value, input_mask, self.config.attention_dropout, probability_key
         )

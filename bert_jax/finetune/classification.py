@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import BertConfig
+from bert_jax.dropout import split_key
 from bert_jax.finetune import metrics, predictions
 from bert_jax.finetune.config import FinetuneConfig, words
 from bert_jax.finetune.head import head_logits
 from bert_jax.finetune.task import Batch, Outputs, Task, Terms
-from bert_jax.layers import split_key
 from bert_jax.model import encode
 from bert_jax.monitoring import Column
 from bert_jax.tasks import cross_entropy

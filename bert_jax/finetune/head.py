@@ -11,7 +11,8 @@ import jax
 from flax import nnx
 
 from bert_jax.config import BertConfig
-from bert_jax.layers import Dense, dense, dropout, exact_dtype, split_key
+from bert_jax.dropout import dropout, split_key
+from bert_jax.layers import Dense, dense, exact_dtype
 from bert_jax.model import encode
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dense layer, LayerNorm, GELU and dropout, each against its definition."""
+"""Dense layer, LayerNorm and GELU, each against its definition."""
 
 import functools
 import math
@@ -41,6 +41,31 @@ def test_dense_and_its_gradients(rows, inputs, outputs, transposed):
     expected = jax.grad(lambda *args: total(plain, *args), argnums=(0, 1, 2))(x, kernel, bias)
     for gradient, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(gradient, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, jnp.bfloat16], ids=["float64", "bfloat16"])
+def test_dense_parts_and_their_gradients(dtype):
+    x, kernel, bias = normal(0, 2, 6, 8), normal(1, 8, 3, 2, 4), normal(2, 3, 2, 4)
+    pulls = normal(3, 3, 2, 6, 2, 4)
+    # All gradients are sums of products: exact ones to compare with, of what bfloat16 leaves.
+    rounded = [a.astype(dtype).astype(np.float64) for a in (x, kernel, pulls)]
+    matrix = np.einsum("blh,hpnd->pblnd", rounded[0], rounded[1]) + bias[:, None, None]
+    expected = [
+        np.einsum("pblnd,hpnd->blh", rounded[2], rounded[1]),
+        np.einsum("blh,pblnd->hpnd", rounded[0], rounded[2]),
+        rounded[2].sum((1, 2)),
+    ]
+    with jax.enable_x64(dtype == np.float64):
+        exact = np.float64 if dtype == np.float64 else np.float32
+        args = (jnp.asarray(x, dtype), jnp.asarray(kernel, exact), jnp.asarray(bias, exact))
+        parts, back = jax.vjp(layers.dense_parts, *args)
+        found = back(tuple(jnp.asarray(pull, dtype) for pull in pulls))
+    tolerance = 1e-12 if dtype == np.float64 else 2e-2
+    np.testing.assert_allclose(np.stack(parts).astype(float), matrix, tolerance, tolerance)
+    for gradient, other in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(np.asarray(gradient, float), other, tolerance, tolerance)
+    # Of biases not rounded at all.
+    np.testing.assert_allclose(found[2], expected[2], 1e-12 if exact == np.float64 else 1e-5)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -128,42 +153,6 @@ def test_tanh_form_of_gelu_as_in_the_original():
 def test_unknown_activation_is_refused():
     with pytest.raises(ConfigError, match="model.activation 'relu' is not known"):
         layers.activation("relu")
-
-
-@pytest.mark.parametrize(("rate", "rounded"), [(0.1, 26 / 256), (0.5, 0.5), (0.25, 0.25)])
-def test_dropout_rate_and_expectation(rate, rounded):
-    x = jnp.ones((1000, 1003))
-    dropped = np.asarray(layers.dropout(x, rate, jax.random.key(0)))
-    deviation = math.sqrt(rounded * (1 - rounded) / x.size)
-    assert abs((dropped == 0).mean() - rounded) < 5 * deviation
-    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rounded), rtol=1e-6)
-    assert abs(dropped.mean() - 1) < 5 * deviation / (1 - rounded)
-
-
-def test_dropout_drops_each_place_alike():
-    # Four values share a random number: none of the four may be favoured, nor follow another.
-    keys = jax.random.split(jax.random.key(0), 4000)
-    kept = np.array(jax.vmap(lambda key: layers.dropout(jnp.ones(8), 0.5, key) > 0)(keys), float)
-    assert np.abs(kept.mean(0) - 0.5).max() < 5 * 0.5 / math.sqrt(4000)
-    correlation = np.corrcoef(kept.T) - np.eye(8)
-    assert np.abs(correlation).max() < 5 / math.sqrt(4000)
-
-
-@pytest.mark.parametrize("shape", [(9,), (3, 8), (3, 6, 5), (2, 3, 9, 4)], ids=str)
-def test_random_bytes_are_those_of_the_words_in_their_order(shape):
-    axis = max(len(shape) - 2, 1) if len(shape) > 2 else len(shape) - 1
-    drawn = list(shape)
-    drawn[axis] = math.ceil(shape[axis] / 4)
-    words = np.asarray(layers.random_words(jax.random.key(1), tuple(drawn)))
-    expected = np.concatenate([words >> shift & 255 for shift in (0, 8, 16, 24)], axis)
-    found = layers.random_bytes(jax.random.key(1), shape)
-    np.testing.assert_array_equal(found, expected.take(range(shape[axis]), axis))
-
-
-def test_without_rate_or_key_dropout_is_nothing():
-    x = normal(0, 5, 7)
-    assert layers.dropout(x, 0.0, jax.random.key(0)) is x
-    assert layers.dropout(x, 0.5, None) is x
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
