@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import BertConfig
+from bert_jax.layer_norm import LayerNorm
 from bert_jax.layers import (
     Dense,
-    LayerNorm,
     activation,
     dense,
     exact_dtype,

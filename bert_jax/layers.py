@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts every module of the model is made of: dense layer, LayerNorm and GELU.
+"""The parts every module of the model is made of: dense layer, table and GELU.
 
 Source: `modeling.py` of google-research/bert. Matrix products run in `BertConfig.compute_dtype`;
 statistics, softmax and losses in at least float32.
@@ -192,23 +192,6 @@ def _lookup_backward(
 lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
-# Recomputed in the backward pass: it is cheap, and saving its intermediates is not.
-@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
-@jax.named_scope("layer_norm")
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """LayerNorm over the last axis, in at least float32, returned in the type of `x`.
-
-    The original's epsilon 1e-12 is nowhere in its source: it is the default of
-    `tf.contrib.layers.layer_norm`.
-    """
-    exact = x.astype(exact_dtype(x.dtype))
-    centered = exact - exact.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centered).mean(axis=-1, keepdims=True)
-    normal = centered * jax.lax.rsqrt(variance + epsilon)
-    broadcast = (1,) * (x.ndim - 1) + scale.shape
-    return (normal * scale.reshape(broadcast) + bias.reshape(broadcast)).astype(x.dtype)
-
-
 # By hand, so that the backward pass needs one saved array, and nothing that is slow to find again.
 @jax.custom_vjp
 @jax.named_scope("gelu")
@@ -277,16 +260,3 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., *inputs] to [..., *outputs]."""
         return dense(x, self.kernel[...], self.bias[...], x.dtype)
-
-
-class LayerNorm(nnx.Module):
-    """LayerNorm over the hidden axis."""
-
-    def __init__(self, config: BertConfig) -> None:
-        self.scale = nnx.Param(jnp.ones(config.hidden_size, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(config.hidden_size, jnp.float32))
-        self.epsilon = config.layer_norm_epsilon
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises [..., hidden]."""
-        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)

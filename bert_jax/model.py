@@ -20,9 +20,9 @@ from bert_jax.attention import attend
 from bert_jax.config import BertConfig
 from bert_jax.dropout import dropout, split, split_key
 from bert_jax.heads import MlmHead, NspHead, Pooler
+from bert_jax.layer_norm import LayerNorm
 from bert_jax.layers import (
     Dense,
-    LayerNorm,
     activation,
     compute_dtype,
     dense_parts,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import attention, heads, layers, model, tasks
+from bert_jax import attention, heads, layer_norm, layers, model, tasks
 from bert_jax.convert.mapping import flatten, unflatten
 from tests.goldens.model_config import CONFIG
 
@@ -163,7 +163,7 @@ def parameter_mutants():
 
 def code_mutants():
     """Names and (owner, attribute, mutant)."""
-    attend, norm, gather = attention.attend, layers.LayerNorm.__call__, heads.gather_positions
+    attend, norm, gather = attention.attend, layer_norm.LayerNorm.__call__, heads.gather_positions
     activation, cross_entropy = layers.activation, tasks.cross_entropy
 
     def attention_first_normalised(self, hidden, input_mask, key):
@@ -203,7 +203,7 @@ def code_mutants():
 
     return {
         "pre-LayerNorm attention": (model.SelfAttention, "__call__", attention_first_normalised),
-        "unbiased variance": (layers.LayerNorm, "__call__", unbiased_norm),
+        "unbiased variance": (layer_norm.LayerNorm, "__call__", unbiased_norm),
         "no embedding LayerNorm": (model.Embeddings, "__call__", embeddings_without_norm),
         "scores not scaled": (model, "attend", unscaled),
         "padding attended": (model, "attend", unmasked),
