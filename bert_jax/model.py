@@ -84,7 +84,11 @@ class Embeddings(nnx.Module):
             raise DataError(f"an input has {length} tokens, the model takes at most {limit}")
         dtype = compute_dtype(self.config)
         x = lookup(self.word[...], input_ids, dtype)
-        x += lookup(self.segment[...], segment_ids, dtype)
+        # By a product: TPUs would add up a table's gradient row by row, and half of all rows here
+        # belong to one entry.
+        which = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=x.dtype)
+        segments = self.segment[...].astype(x.dtype)
+        x += jnp.einsum("bls,sh->blh", which, segments, precision="highest")
         x += self.position[:length][None]
         x = self.norm(x).astype(dtype)
         return dropout(x, self.config.hidden_dropout, key)
