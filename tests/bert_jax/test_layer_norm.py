@@ -52,6 +52,21 @@ def test_gradients_of_layer_norm_of_bfloat16_are_summed_in_float32():
         np.testing.assert_allclose(found, expected.sum(0), rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("mean", [0.0, 1.0, 30.0, 1000.0])
+def test_one_pass_over_bfloat16_costs_less_than_rounding_to_it_has(mean):
+    def exactly(x):
+        centered = x - x.mean(-1, keepdims=True)
+        return centered / np.sqrt(np.square(centered).mean(-1, keepdims=True))
+
+    values = np.random.default_rng(0).normal(mean, 1 + mean / 100, size=(100, 768))
+    x = jnp.asarray(values, jnp.bfloat16)
+    rounded = np.asarray(x, np.float64)
+    cost_of_rounding = np.abs(exactly(values) - exactly(rounded)).max()
+    found = np.asarray(layer_norm(x, jnp.ones(768), jnp.zeros(768), 1e-12), np.float64)
+    error = np.abs(found - exactly(rounded)) - 2**-8 * np.abs(exactly(rounded))
+    assert error.max() < 0.1 * cost_of_rounding
+
+
 def test_layer_norm_of_bfloat16_has_float32_statistics():
     # The mean of 1000 and 1008 needs more bits than bfloat16 has.
     x = jnp.asarray(np.tile([1000.0, 1008.0], 64)[None], jnp.bfloat16)
