@@ -206,7 +206,9 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     exact = x.astype(exact_dtype(x.dtype))
     below = _normal_distribution(exact, x.dtype)
     density = jnp.exp(-0.5 * jnp.square(exact)) / math.sqrt(2 * math.pi)
-    return (exact * below).astype(x.dtype), (below + exact * density).astype(x.dtype)
+    slope = (below + exact * density).astype(x.dtype)
+    # Behind a barrier, lest the backward pass compute it once more.
+    return (exact * below).astype(x.dtype), jax.lax.optimization_barrier(slope)
 
 
 @jax.named_scope("gelu")
