@@ -4,8 +4,7 @@
 Inside of `DataParallel.map` a device sees its rows and its shards of the parameters. `fetch` brings
 parameters together just before they are used; its derivative sums their gradient over all devices
 and leaves each its shards. What travels does so in the compute dtype, and layer by layer, so that
-the links can work beside the matrix units: left to itself, the compiler exchanged everything at
-the end of the step. The mesh axis `tensor` stays with the compiler.
+the links can work beside the matrix units. The mesh axis `tensor` stays with the compiler.
 
 Weights spread over `fsdp` or by `mesh.shard_optimizer` are gathered and their gradients scattered
 (ZeRO, arXiv 1910.02054); what every device has whole is summed. Under `model.remat` a layer's
@@ -16,7 +15,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +45,7 @@ class DataParallel:
     dtype: jnp.dtype
 
     @classmethod
-    def over(cls, mesh: Mesh, params: Any, dtype: DTypeLike) -> "DataParallel":
+    def over(cls, mesh: Mesh, params: Any, dtype: DTypeLike) -> Self:
         """For parameters as they are laid out: arrays on the mesh, or shapes with shardings."""
         specs = jax.tree.map(lambda param: _batch_spec(mesh, param.sharding, param.ndim), params)
         return cls(mesh, specs, jnp.dtype(dtype))
@@ -122,26 +121,36 @@ def _fetch_forward(
 def _fetch_backward(
     dimensions: Dimensions, dtype: DTypeLike, like: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array]:
-    gradient = gradient.astype(dtype)
     for dimension, axes in enumerate(dimensions):
         if axes:
-            gradient = _reduce_scatter(gradient, axes, dimension)
+            gradient = _reduce_scatter(gradient.astype(dtype), axes, dimension)
     scattered = {axis for axes in dimensions for axis in axes}
-    left = tuple(axis for axis in BATCH_AXES if axis not in scattered)
+    left = tuple(
+        axis for axis in BATCH_AXES if axis not in scattered and jax.lax.axis_size(axis) > 1
+    )
     if left:
-        gradient = jax.lax.psum(gradient.astype(dtype), left)
+        gradient = _sum(gradient.astype(dtype), left)
     return (gradient.astype(like.dtype),)
 
 
 _fetch.defvjp(_fetch_forward, _fetch_backward)
 
 
+def _sum(gradient: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    def sum_in(dtype: DTypeLike) -> Callable[[jax.Array], jax.Array]:
+        return lambda gradient: jax.lax.psum(gradient.astype(dtype), axes).astype(gradient.dtype)
+
+    # XLA for CPUs (0.10) aborts the process where bfloat16 is summed over devices.
+    exact, given = exact_dtype(gradient.dtype), gradient.dtype
+    return jax.lax.platform_dependent(gradient, cpu=sum_in(exact), default=sum_in(given))
+
+
 def _reduce_scatter(gradient: jax.Array, axes: tuple[str, ...], dimension: int) -> jax.Array:
     """This device's shard of the sum over all, in float32 at least.
 
-    Everyone sends everyone their shard of its own gradient, and adds up what it gets. A
-    `psum_scatter` sends as much and adds in `gradient`'s type; libtpu 0.0.42 makes of it an
-    all-reduce of twice the bytes, which nothing can be computed under.
+    Each device sends every other one its shard of the gradient, and adds up what it gets. A
+    `psum_scatter` adds in the gradient's type; and libtpu 0.0.42 makes of it an all-reduce, which
+    moves twice the bytes while nothing is computed.
     """
     devices = math.prod(jax.lax.axis_size(axis) for axis in axes)
     before, after = gradient.shape[:dimension], gradient.shape[dimension + 1 :]

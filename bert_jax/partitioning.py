@@ -181,7 +181,7 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
                 layout = [AXIS_RULES[axis] for axis in axes]
                 kept = names[0] in ("params", "optimizer") and is_matrix(path)
                 spread = shard_optimizer and kept
-                spec = _spread_over_data(mesh, layout, leaf.shape) if spread else layout
+                spec = _spread_over_data(mesh, axes, layout, leaf.shape) if spread else layout
                 return NamedSharding(mesh, PartitionSpec(*spec))
         raise KeyError(f"no logical axes for {jax.tree_util.keystr(path)}: add to PARAMETER_AXES")
 
@@ -194,14 +194,22 @@ def is_matrix(path: tuple[Any, ...]) -> bool:
 
 
 def _spread_over_data(
-    mesh: Mesh, layout: list[str | None], shape: tuple[int, ...]
+    mesh: Mesh, axes: tuple[str, ...], layout: list[str | None], shape: tuple[int, ...]
 ) -> list[str | tuple[str, ...] | None]:
-    """Adds `data` to the dimension that is left longest by it; where none divides: as it was."""
-    spread: list[str | tuple[str, ...] | None] = [*layout]
+    """Adds `data` to the first dimension that it divides; where it divides none: as it was.
+
+    The first, because parts of the last are no whole tiles of a TPU's memory; never the layers; and
+    one that is spread already only if no other divides.
+    """
     parts = [mesh.shape["data"] * (mesh.shape[axis] if axis else 1) for axis in layout]
-    left = [size // n if size % n == 0 else 0 for size, n in zip(shape, parts, strict=True)]
-    index = left.index(max(left))
-    if left[index]:
+    divided = [
+        index
+        for index, axis in enumerate(axes)
+        if axis != "layers" and shape[index] % parts[index] == 0
+    ]
+    spread: list[str | tuple[str, ...] | None] = [*layout]
+    if divided:
+        index = min(divided, key=lambda index: parts[index])
         axis = layout[index]
         spread[index] = (axis, "data") if axis else "data"
     return spread

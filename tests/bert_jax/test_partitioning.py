@@ -106,10 +106,10 @@ def test_slots_are_spread_over_data_where_a_dimension_divides():
     state = abstract_state()
     shardings = partitioning.state_shardings(mesh, state, shard_optimizer=True)
     slots = shardings["optimizer"][1].mu
-    assert slots["embeddings"]["word"].spec == PartitionSpec(("tensor", "data"), "fsdp")
-    # the inner layer of 512 is longer than the hidden one of 128
+    # Not where `tensor` has spread it, if there is another dimension.
+    assert slots["embeddings"]["word"].spec == PartitionSpec("tensor", ("fsdp", "data"))
     assert slots["encoder"]["mlp"]["up"]["kernel"].spec == PartitionSpec(
-        None, "fsdp", ("tensor", "data")
+        None, ("fsdp", "data"), "tensor"
     )
     assert slots["nsp"]["bias"].spec == PartitionSpec(None)  # two labels: on every device
     assert shardings["params"] == slots  # weights are kept beside their slots
