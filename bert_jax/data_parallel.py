@@ -163,5 +163,5 @@ def _reduce_scatter(gradient: jax.Array, axes: tuple[str, ...], dimension: int) 
         for device in range(devices)
     ]
     while len(parts) > 1:
-        parts = [sum(parts[i : i + 2]) for i in range(0, len(parts), 2)]
+        parts = [functools.reduce(jnp.add, parts[i : i + 2]) for i in range(0, len(parts), 2)]
     return parts[0]
