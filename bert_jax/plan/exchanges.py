@@ -12,7 +12,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from bert_jax.plan.links import KINDS, Collective, collective
+from bert_jax.plan.links import COLLECTIVES, Collective, collective
 from bert_jax.plan.program import Instruction, Program
 from bert_jax.slices import Slice
 
@@ -34,14 +34,14 @@ class Exchanges:
 def exchanges(program: Program, each: Instruction, where: Slice) -> Exchanges:
     """The collectives in an instruction, be they bare, started, or inside of a fusion."""
     opcode = each.opcode.removesuffix("-start")
-    if opcode in KINDS:
+    if opcode in COLLECTIVES:
         return Exchanges(collective(opcode, each, where.devices))
     if each.opcode == "recv":
         return Exchanges(_between(each, where))
     if each.opcode not in ("fusion", "async-start"):
         return Exchanges()
     inner = program.within(each)
-    found = [one for one in inner if one.opcode.removesuffix("-start") in KINDS]
+    found = [one for one in inner if one.opcode.removesuffix("-start") in COLLECTIVES]
     chained = {one.name: _chain(one) for one in found if _chain(one)}
     if not chained:
         return Exchanges(_read(found[0], inner, where) if found else None)

@@ -17,7 +17,7 @@ from bert_jax.slices import Slice
 
 HOP_SECONDS = 1e-6
 NETWORK_SECONDS = 20e-6
-KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def collective(kind: str, instruction: Instruction, devices: int) -> Collective:
     """What an instruction exchanges.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `COLLECTIVES`.
         instruction: the collective itself, with its result and its groups.
         devices: of the whole run, for instructions without groups.
     """
@@ -89,8 +89,9 @@ def seconds(exchange: Collective, where: Slice) -> float:
     if exchange.kind == "collective-permute":
         share, hops = 1.0, 1
     if exchange.kind == "all-to-all":
-        # A quarter of everything crosses the middle of the longest axis each way.
-        share, links = max(where.shape) / (8 if where.wrapped else 4), 1
+        # Half of what the chips of one half send crosses the middle of the longest axis.
+        across = max(where.shape) / (8 if where.wrapped else 4)
+        share, links = across * where.chip.devices, 1
     inside = share * exchange.bytes / (links * where.chip.link_bandwidth)
     return passes * (inside + hops * HOP_SECONDS)
 

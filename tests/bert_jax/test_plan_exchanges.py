@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exchanges of scheduled programs: what they are, how long they take, what computation hides."""
 
+import collections
+import itertools
+
+import numpy as np
 import pytest
 
 from bert_jax.plan.links import Collective, seconds
@@ -150,6 +154,25 @@ def test_the_corner_chip_bounds_an_exchange(name, links, rate, hops):
         for kind in ("reduce-scatter", "all-gather")
     ]
     assert sum(halves) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["v3-32", "v4-32", "v5e-16"])
+def test_the_busiest_link_bounds_what_everyone_sends_everyone(name):
+    """Every message on its way, along one axis of the slice after the other."""
+    where = find_slice(name)
+    carried = collections.Counter()
+    chips = list(np.ndindex(where.shape))
+    for sender, receiver in itertools.permutations(chips * where.chip.devices, 2):
+        at = list(sender)
+        for axis, end in enumerate(receiver):
+            while at[axis] != end:
+                step = 1 if end > at[axis] else -1
+                carried[tuple(at), axis, step] += 1
+                at[axis] += step
+    size = 10**9
+    expected = max(carried.values()) * size / where.devices / where.chip.link_bandwidth
+    found = seconds(Collective("all-to-all", size, where.devices, "bf16"), where)
+    assert found == pytest.approx(expected, rel=0.001)
 
 
 def test_one_ring_through_all_chips_uses_two_links():
