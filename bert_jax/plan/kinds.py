@@ -31,7 +31,7 @@ _PRODUCTS = {"convolution", "dot"}
 # Rough operations of the vector unit an element; what is not listed counts 1, what moves 0.
 _WEIGHTS = {"erf": 20, "exponential": 8, "log": 8, "tanh": 8, "divide": 8, "rsqrt": 4, "sqrt": 4}
 _MOVES = {
-    *links.KINDS,
+    *links.COLLECTIVES,
     "bitcast",
     "broadcast",
     "concatenate",
