@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of a step, from the compiled program of the whole model or of two shorter ones.
 
-A model is compiled as it is: layers in a loop take the compiler a minute, 12 unrolled ones 3 to 4
+A model is compiled as it is: layers in a loop take the compiler a minute, 12 unrolled ones 2 to 4
 and 24 of BERT-large 7 (of one core), with half a gigabyte of memory for every unrolled layer. Only
 a deeper model whose layers are all unrolled is compiled with fewer layers, twice, and its figures
 are a straight line through the two. Shorter models than these would not do: what stays in fast
