@@ -87,6 +87,8 @@ class Embeddings(nnx.Module):
         # By a product: TPUs would add up a table's gradient row by row, and half of all rows here
         # belong to one entry.
         which = jax.nn.one_hot(segment_ids, self.config.num_segments, dtype=x.dtype)
+        # A segment that there is not must not pass for none.
+        which = jnp.where(which.any(axis=-1, keepdims=True), which, jnp.nan)
         segments = self.segment[...].astype(x.dtype)
         x += jnp.einsum("bls,sh->blh", which, segments, precision="highest")
         x += self.position[:length][None]

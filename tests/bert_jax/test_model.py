@@ -57,6 +57,15 @@ def params():
     return jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(0))
 
 
+@pytest.mark.parametrize("segment", [-1, 2])
+def test_a_segment_that_there_is_not_makes_no_number(params, segment):
+    ids = np.ones((2, 4), np.int32)
+    segments = np.array([[0, 0, 1, 1], [0, 0, 1, segment]], np.int32)
+    hidden = encode(CONFIG, params, ids, ids, segments).hidden
+    assert np.isfinite(hidden[0]).all()
+    assert np.isnan(hidden[1, 3]).all()
+
+
 def test_parameter_tree_is_the_checkpoint_contract():
     config = dataclasses.replace(CONFIG, num_layers=3, num_heads=4)
     tree = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
