@@ -89,8 +89,8 @@ def _take(path: pathlib.Path, mine: dict[str, Any]) -> None:
             logging.warning(
                 "%s names %s: watching it for at most %g s", path, _name(found), EXPIRY_SECONDS
             )
-        first = found if first is None else first
-        if found != first:
+        first = first or found
+        if found and found != first:  # it cannot be understood while it is being written
             raise in_use(path.parent, found)
         if _is_over(found) or time.monotonic() - since > EXPIRY_SECONDS:
             _write(path, mine)
