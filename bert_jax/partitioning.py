@@ -21,6 +21,8 @@ from data_pipeline.errors import ConfigError
 
 MESH_AXES = ("slice", "data", "fsdp", "tensor")
 BATCH_AXES = ("slice", "data", "fsdp")
+# For each dimension the mesh axes that it is spread over.
+Layout = list[str | tuple[str, ...] | None]
 
 AXIS_RULES: dict[str, str | None] = {
     "vocab": "tensor",
@@ -165,7 +167,7 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
 
     A leaf whose path ends in a parameter's path (the parameter itself, or an optimiser slot of it)
     is laid out by that parameter's axes; scalars are replicated. With `shard_optimizer` matrices
-    under `params` and `optimizer` are spread over `data` too, vectors would not be worth it.
+    under `params` and `optimizer` are spread over `data` too; vectors would not be worth it.
 
     Raises:
         KeyError: a leaf with dimensions that matches no parameter.
@@ -178,11 +180,10 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
         for start in range(len(names)):
             axes = PARAMETER_AXES.get("/".join(names[start:]))
             if axes is not None:
-                layout = [AXIS_RULES[axis] for axis in axes]
-                kept = names[0] in ("params", "optimizer") and is_matrix(path)
-                spread = shard_optimizer and kept
-                spec = _spread_over_data(mesh, axes, layout, leaf.shape) if spread else layout
-                return NamedSharding(mesh, PartitionSpec(*spec))
+                layout: Layout = [AXIS_RULES[axis] for axis in axes]
+                if shard_optimizer and names[0] in ("params", "optimizer") and is_matrix(path):
+                    layout = _spread_over_data(mesh, axes, leaf.shape)
+                return NamedSharding(mesh, PartitionSpec(*layout))
         raise KeyError(f"no logical axes for {jax.tree_util.keystr(path)}: add to PARAMETER_AXES")
 
     return jax.tree_util.tree_map_with_path(sharding, state)
@@ -193,21 +194,20 @@ def is_matrix(path: tuple[Any, ...]) -> bool:
     return path[-1].key not in ("scale", "bias")
 
 
-def _spread_over_data(
-    mesh: Mesh, axes: tuple[str, ...], layout: list[str | None], shape: tuple[int, ...]
-) -> list[str | tuple[str, ...] | None]:
-    """Adds `data` to the first dimension that it divides; where it divides none: as it was.
+def _spread_over_data(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> Layout:
+    """By the rules, with `data` added to the first dimension that it divides, if there is one.
 
     The first, because parts of the last are no whole tiles of a TPU's memory; never the layers; and
     one that is spread already only if no other divides.
     """
+    layout = [AXIS_RULES[axis] for axis in axes]
     parts = [mesh.shape["data"] * (mesh.shape[axis] if axis else 1) for axis in layout]
     divided = [
         index
         for index, axis in enumerate(axes)
         if axis != "layers" and shape[index] % parts[index] == 0
     ]
-    spread: list[str | tuple[str, ...] | None] = [*layout]
+    spread: Layout = [*layout]
     if divided:
         index = min(divided, key=lambda index: parts[index])
         axis = layout[index]
