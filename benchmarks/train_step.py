@@ -33,7 +33,7 @@ from bert_jax.flops import mfu, step_flops
 from bert_jax.layers import compute_dtype
 from bert_jax.optimizer import make_optimizer
 from bert_jax.run_directory import versions
-from bert_jax.train_step import init_state, make_train_step
+from bert_jax.train_step import init_state, jit_on, make_train_step
 from data_pipeline.batch import IS_NEXT, IS_RANDOM, Batch, BatchSpec
 from data_pipeline.errors import UsageError, run_command
 
@@ -91,13 +91,9 @@ class JaxStep:
         self._batches = [partitioning.to_devices(mesh, batch) for batch in batches]
         self._taken = 0
         devices = DataParallel.over(mesh, self._state["params"], compute_dtype(config))
-        step = jax.jit(
-            make_train_step(config, optimizer, accumulation=accumulation, devices=devices),
-            out_shardings=(shardings, None),
-            donate_argnums=0,
-        )
+        step = make_train_step(config, optimizer, accumulation=accumulation, devices=devices)
         started = time.perf_counter()
-        self._step = step.lower(self._state, self._batches[0]).compile()
+        self._step = jit_on(mesh, step, self._state).lower(self._state, self._batches[0]).compile()
         self.compile_seconds = time.perf_counter() - started
 
     def dispatch(self) -> None:

@@ -144,7 +144,7 @@ def _accumulate(
 def jit_train_step(
     config: RunConfig, mesh: Mesh, optimizer: optax.GradientTransformation, state: State
 ) -> Any:
-    """The step of a run; it takes over the buffers of the state it is given.
+    """The step of a run, as `jit_on` makes it.
 
     Args:
         config: of the run, with the vocabulary's size filled in.
@@ -162,6 +162,17 @@ def jit_train_step(
         devices=DataParallel.over(mesh, state["params"], dtype),
         clip_norm=config.optimizer.clip_norm if replicas else None,
     )
+    return jit_on(mesh, step, state)
+
+
+def jit_on(mesh: Mesh, step: Callable[[State, Batch], tuple[State, Terms]], state: State) -> Any:
+    """A step for the devices of a mesh; it takes over the buffers of the state it is given.
+
+    Args:
+        mesh: the devices.
+        step: of `make_train_step`.
+        state: arrays on the mesh, or their shapes with shardings.
+    """
     return jax.jit(
         step,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
