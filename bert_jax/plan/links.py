@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a collective takes on the links of a slice.
 
-The model is that of `performance.md` section 2 and of jax-ml/scaling-book: the chip with the
+The model is that of jax-ml/scaling-book (docs/performance.md, "On a pod"): the chip with the
 fewest links (the corner of a slice that does not close to rings: one link an axis) receives
 whatever a collective brings it, at the rate of its links together; every hop adds a microsecond.
-Where libtpu writes that it sends along one ring through all chips, only two links count.
+Where libtpu writes that it sends along one ring through all chips, only two links count. An
+all-to-all is held up by the links across the middle of the slice; among some of the chips (`fsdp`
+below the whole) it is timed as if all took part, which is too long.
 What libtpu sends between slices goes over the network, at each chip's share of its host's card.
 """
 
