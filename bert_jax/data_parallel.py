@@ -65,10 +65,14 @@ class DataParallel:
             check_vma=False,  # what is summed, and when, is said here
         )
 
-    def fetch(self, params: Any, part: str | None = None) -> Any:
+    def fetch(self, params: Any, *path: str) -> Any:
         """Whole parameters from shards: all of them, or those of a part of the model.
 
         Of `encoder` also those of one layer, without the axis `layers`.
+
+        Args:
+            params: the shards.
+            path: of the part in the tree of parameters.
         """
 
         def whole(path: tuple[Any, ...], param: jax.Array, spec: PartitionSpec) -> jax.Array:
@@ -76,8 +80,22 @@ class DataParallel:
             dimensions = tuple(_axes(entry) for entry in spec)[len(spec) - param.ndim :]
             return _fetch(param, dimensions, self.dtype if smaller else param.dtype)
 
-        specs = self.specs if part is None else self.specs[part]
+        specs = functools.reduce(lambda tree, name: tree[name], path, self.specs)
         return jax.tree_util.tree_map_with_path(whole, params, specs)
+
+    def hold(self, x: jax.Array, params: Any) -> tuple[jax.Array, Any]:
+        """Both as they are; the gradient of `x` waits until those of `params` have arrived.
+
+        So the compiler is told by when to have sent a gradient that `fetch` passes on. Matrices
+        only: vectors are summed all together.
+        """
+        leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+        matrices = [index for index, (path, _) in enumerate(leaves) if is_matrix(path)]
+        found = [leaf for _, leaf in leaves]
+        x, held = _hold(x, [found[index] for index in matrices])
+        for index, leaf in zip(matrices, held, strict=True):
+            found[index] = leaf
+        return x, jax.tree_util.tree_unflatten(structure, found)
 
     def sum(self, tree: Any) -> Any:
         """Sums over all devices."""
@@ -134,6 +152,22 @@ def _fetch_backward(
 
 
 _fetch.defvjp(_fetch_forward, _fetch_backward)
+
+
+@jax.custom_vjp
+def _hold(x: jax.Array, held: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+    return x, held
+
+
+def _hold_forward(x: jax.Array, held: list[jax.Array]) -> tuple[Any, None]:
+    return (x, held), None
+
+
+def _hold_backward(_: None, gradients: tuple[jax.Array, list[jax.Array]]) -> tuple[Any, ...]:
+    return tuple(jax.lax.optimization_barrier(gradients))
+
+
+_hold.defvjp(_hold_forward, _hold_backward)
 
 
 def _sum(gradient: jax.Array, axes: tuple[str, ...]) -> jax.Array:

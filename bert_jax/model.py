@@ -2,39 +2,27 @@
 """BERT: a post-LayerNorm encoder with its pre-training heads, as flax.nnx modules.
 
 Callers see plain functions on plain dictionaries of arrays: `init_params`, `apply_pretraining` and
-`encode`. The parameters of all encoder layers are stacked along a leading axis `layers`, and one
-`jax.lax.scan` runs them; `BertConfig.unroll` and `remat` change speed and memory, never values.
+`encode`. The layers between embeddings and heads are in `bert_jax.encoder`.
 
 Source: `modeling.py` of google-research/bert; arXiv 1810.04805, section 3.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.attention import attend
 from bert_jax.config import BertConfig
-from bert_jax.dropout import dropout, split, split_key
+from bert_jax.dropout import dropout, split_key
+from bert_jax.encoder import EncoderLayer, Exchange, run_layers
 from bert_jax.heads import MlmHead, NspHead, Pooler
 from bert_jax.layer_norm import LayerNorm
-from bert_jax.layers import (
-    Dense,
-    activation,
-    compute_dtype,
-    dense_parts,
-    lookup,
-    truncated_normal,
-)
+from bert_jax.layers import compute_dtype, lookup, truncated_normal
 from data_pipeline.errors import DataError
 
 Params = dict[str, Any]
-# (parameters of a part of the model or of one layer, name of the part) -> what to compute with
-Fetch = Callable[[Params, str], Params]
-
 # What is left of the parameters without the heads of pre-training.
 ENCODER_PARTS = ("embeddings", "encoder", "pooler")
 
@@ -96,60 +84,6 @@ class Embeddings(nnx.Module):
         return dropout(x, self.config.hidden_dropout, key)
 
 
-class SelfAttention(nnx.Module):
-    """Multi-head self-attention and its output projection, then residual and LayerNorm."""
-
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
-        self.config = config
-        heads = (config.num_heads, config.head_dim)
-        self.qkv = Dense((config.hidden_size,), (3, *heads), config, rngs)
-        self.output = Dense(heads, (config.hidden_size,), config, rngs)
-        self.norm = LayerNorm(config)
-
-    def __call__(
-        self, hidden: jax.Array, input_mask: jax.Array, key: jax.Array | None
-    ) -> jax.Array:
-        """Maps [batch, length, hidden] to the same."""
-        probability_key, output_key = split_key(key, 2)
-        query, key_, value = dense_parts(hidden, self.qkv.kernel[...], self.qkv.bias[...])
-        context = attend(
-            query, key_, value, input_mask, self.config.attention_dropout, probability_key
-        )
-        update = dropout(self.output(context), self.config.hidden_dropout, output_key)
-        return self.norm(hidden + update)
-
-
-class Mlp(nnx.Module):
-    """Two dense layers with GELU between them, then residual and LayerNorm."""
-
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
-        self.config = config
-        self.up = Dense((config.hidden_size,), (config.mlp_size,), config, rngs)
-        self.down = Dense((config.mlp_size,), (config.hidden_size,), config, rngs)
-        self.norm = LayerNorm(config)
-
-    def __call__(self, hidden: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Maps [batch, length, hidden] to the same."""
-        inner = activation(self.config.activation)(self.up(hidden))
-        update = dropout(self.down(inner), self.config.hidden_dropout, key)
-        return self.norm(hidden + update)
-
-
-class EncoderLayer(nnx.Module):
-    """One Transformer layer, LayerNorm after each residual sum."""
-
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
-        self.attention = SelfAttention(config, rngs)
-        self.mlp = Mlp(config, rngs)
-
-    def __call__(
-        self, hidden: jax.Array, input_mask: jax.Array, key: jax.Array | None
-    ) -> jax.Array:
-        """Maps [batch, length, hidden] to the same; `input_mask` is [batch, length]."""
-        attention_key, mlp_key = split_key(key, 2)
-        return self.mlp(self.attention(hidden, input_mask, attention_key), mlp_key)
-
-
 class Bert(nnx.Module):
     """Encoder, pooler and both pre-training heads; its attributes are the parameter tree."""
 
@@ -170,30 +104,14 @@ class Bert(nnx.Module):
         segment_ids: jax.Array,
         key: jax.Array | None,
         all_layers: bool,
-        fetch: Fetch | None = None,
+        exchange: Exchange | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Last hidden states, and the embeddings with every layer's output if asked for."""
         embedding_key, layers_key = split_key(key, 2)
         embedded = self.embeddings(input_ids, segment_ids, embedding_key)
-        definition, state = nnx.split(self.encoder)
-        # Keyed by layer, not drawn in order, so that unrolling and remat leave the masks alone.
-        keys = None if layers_key is None else split(layers_key, self.config.num_layers)
-        stacked = nnx.to_pure_dict(state)
-
-        def run_layer(hidden: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, Any]:
-            params, layer_key = layer
-            if fetch is not None:
-                params = fetch(params, "encoder")
-            hidden = nnx.merge(definition, params)(hidden, input_mask, layer_key)
-            return hidden, hidden if all_layers else None
-
-        if self.config.remat:
-            run_layer = jax.checkpoint(run_layer, prevent_cse=False)
-        hidden, outputs = jax.lax.scan(
-            run_layer, embedded, (stacked, keys), unroll=self.config.unroll
+        return run_layers(
+            self.encoder, self.config, embedded, input_mask, layers_key, all_layers, exchange
         )
-        layers = jnp.concatenate([embedded[None], outputs]) if all_layers else None
-        return hidden, layers
 
 
 @functools.cache
@@ -238,7 +156,7 @@ def training_logits(
     params: Params,
     batch: dict[str, jax.Array],
     dropout_key: jax.Array | None = None,
-    fetch: Fetch | None = None,
+    exchange: Exchange | None = None,
 ) -> PretrainingLogits:
     """As `apply_pretraining`, but `mlm` keeps the table's padding, with no probability.
 
@@ -246,19 +164,19 @@ def training_logits(
 
     Args:
         config: shape and numerics.
-        params: the tree `init_params` makes, or what `fetch` makes it of.
+        params: the tree `init_params` makes, or a device's part of it.
         batch: features of `data_pipeline.batch`; the labels are not read.
         dropout_key: one key, or [batch] keys of the rows; None for no dropout.
-        fetch: brings the parameters of a part together, those of `encoder` layer by layer.
+        exchange: brings the parts together, those of `encoder` layer by layer.
     """
-    if fetch is not None:
+    if exchange:
         params = {
-            part: shards if part == "encoder" else fetch(shards, part)
+            part: shards if part == "encoder" else exchange.fetch(shards, part)
             for part, shards in params.items()
         }
     bert = _bind(config, params)
     inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
-    hidden, _ = bert.encode(*inputs, dropout_key, all_layers=False, fetch=fetch)
+    hidden, _ = bert.encode(*inputs, dropout_key, all_layers=False, exchange=exchange)
     mlm = bert.mlm(hidden, batch["masked_positions"], bert.embeddings.word[...])
     return PretrainingLogits(mlm=mlm, nsp=bert.nsp(bert.pooler(hidden)))
 

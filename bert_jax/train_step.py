@@ -101,15 +101,14 @@ def _gradients(
         if clip_norm is None:  # those that clip for themselves divide by their own weights
             whole = devices.sum(whole)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-    fetch = devices.fetch if devices else None
-    send = None
+    exchange, send = devices, None
     # Gathered and summed once for all parts, unless whole gradients may be too large to be kept.
     if devices and (clip_norm or (accumulation > 1 and devices.mesh.shape["fsdp"] == 1)):
         params, send = jax.vjp(devices.fetch, params)
-        fetch = None
+        exchange = None
 
     def loss(params: Any, part: Batch, keys: jax.Array) -> tuple[jax.Array, Terms]:
-        terms = pretraining_terms(training_logits(config, params, part, keys, fetch), part)
+        terms = pretraining_terms(training_logits(config, params, part, keys, exchange), part)
         return pretraining_loss(terms, whole), terms
 
     gradients, terms = _accumulate(jax.grad(loss, has_aux=True), accumulation, params, batch, keys)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from bert_jax import attention, model
+from bert_jax import attention, encoder, model
 from bert_jax.config import BertConfig
 from bert_jax.convert.mapping import flatten
 from bert_jax.model import apply_pretraining, encode, init_params
@@ -283,8 +283,8 @@ def test_dropout_is_where_the_original_has_it(params, monkeypatch):
         calls.append((x.shape, rate, key is not None))
         return x
 
-    monkeypatch.setattr(model, "dropout", record)
-    monkeypatch.setattr(attention, "dropout", record)
+    for owner in (model, attention, encoder):
+        monkeypatch.setattr(owner, "dropout", record)
     jax.eval_shape(lambda: apply_pretraining(config, params, make_batch(), KEY))
     # The embeddings after their LayerNorm, then in a layer: attention probabilities, attention
     # output, output of the inner layers. The layers are traced once.
@@ -304,8 +304,8 @@ def test_every_dropout_of_every_layer_has_its_own_key(params, monkeypatch):
         jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
         return x
 
-    monkeypatch.setattr(model, "dropout", record)
-    monkeypatch.setattr(attention, "dropout", record)
+    for owner in (model, attention, encoder):
+        monkeypatch.setattr(owner, "dropout", record)
     jax.block_until_ready(apply_pretraining(CONFIG, params, make_batch(), KEY))
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 1 + 3 * CONFIG.num_layers

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import attention, heads, layer_norm, layers, model, tasks
+from bert_jax import attention, encoder, heads, layer_norm, layers, model, tasks
 from bert_jax.convert.mapping import flatten, unflatten
 from tests.goldens.model_config import CONFIG
 
@@ -166,9 +166,12 @@ def code_mutants():
     attend, norm, gather = attention.attend, layer_norm.LayerNorm.__call__, heads.gather_positions
     activation, cross_entropy = layers.activation, tasks.cross_entropy
 
-    def attention_first_normalised(self, hidden, input_mask, key):
+    def normalised_first(self, hidden, input_mask, key):
         query, key_, value = jnp.unstack(self.qkv(self.norm(hidden)), axis=2)
-        return hidden + self.output(attend(query, key_, value, input_mask))
+        return attend(query, key_, value, input_mask)
+
+    def not_normalised(self, hidden, context, key):
+        return hidden + self.output(context)
 
     def unbiased_norm(self, x):
         centered = x - x.mean(-1, keepdims=True)
@@ -202,11 +205,12 @@ def code_mutants():
         return sum(terms[name][0] / terms[name][1] for name in ("mlm_loss", "nsp_loss"))
 
     return {
-        "pre-LayerNorm attention": (model.SelfAttention, "__call__", attention_first_normalised),
+        "LayerNorm before attention": (encoder.SelfAttention, "context", normalised_first),
+        "no LayerNorm after attention": (encoder.SelfAttention, "__call__", not_normalised),
         "unbiased variance": (layer_norm.LayerNorm, "__call__", unbiased_norm),
         "no embedding LayerNorm": (model.Embeddings, "__call__", embeddings_without_norm),
-        "scores not scaled": (model, "attend", unscaled),
-        "padding attended": (model, "attend", unmasked),
+        "scores not scaled": (encoder, "attend", unscaled),
+        "padding attended": (encoder, "attend", unmasked),
         "padding penalty of 10": (attention, "MASKED_SCORE", -10.0),
         "pooler without tanh": (heads.jnp, "tanh", lambda x: x),
         "pooler over all tokens": (heads.Pooler, "__call__", mean_pooled),

@@ -77,6 +77,22 @@ def test_matrices_are_gathered_and_scattered_in_bfloat16_beside_computation(slic
 
 
 @pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
+def test_gradients_of_the_mlp_have_arrived_before_attention_is_differentiated(slice_name):
+    _, program, _ = compiled(slice_name, sharded=True)
+    schedule = program.computations[program.entry]
+    attention = next(
+        index
+        for index, each in enumerate(schedule)
+        if "transpose(jvp(attention))" in each.scope and each.opcode == "fusion"
+    )
+    arrived = [
+        each.arrays[0].dims for each in schedule[:attention] if each.opcode == "all-to-all-done"
+    ]
+    # Of `down` and `up`, a sixteenth of the rows from each of 16 devices.
+    assert arrived == [(16, 512 // 16, 128), (16, 128 // 16, 512)]
+
+
+@pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
 def test_words_are_scored_at_masked_positions_only(slice_name):
     _, program, _ = compiled(slice_name)
     products = [
