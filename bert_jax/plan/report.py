@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from bert_jax.config import RunConfig
 from bert_jax.plan.estimate import Estimate, Memory
 from bert_jax.plan.kinds import KINDS
 from bert_jax.plan.planning import (
@@ -98,6 +99,8 @@ def as_text(plan: Plan) -> str:
     else:
         lines[-1] += " (--price=DOLLARS a chip and hour gives the cost)"
     lines.append(calibration())
+    if faster := _faster(plan.config):
+        lines.append(f"likely faster here (`,pod` after the recipe's size sets both): {faster}")
     lines += [f"{phase.span.length}: {phase.change}" for phase in plan.phases if phase.change]
     return "\n".join(lines)
 
@@ -108,6 +111,20 @@ def calibration() -> str:
     measured = f"Google measured {MEASURED_SECONDS * 1e3:.0f} ms a step (MLPerf v0.7)"
     ratio = MEASURED_SECONDS / ESTIMATED_SECONDS
     return f"{run}: {measured}, ours is estimated at {ESTIMATED_SECONDS * 1e3:.0f}: {ratio:.2f}"
+
+
+def _faster(config: RunConfig) -> str:
+    """Settings of `,pod` recipes that a run does without, and that take nothing from its results.
+
+    Not said of one that recomputes or shards everything: it gives time for memory.
+    """
+    if config.model.remat or config.mesh.fsdp != 1:
+        return ""
+    settings = {
+        f"model.unroll={config.model.num_layers}": config.model.unroll >= config.model.num_layers,
+        "mesh.shard_optimizer=True": config.mesh.shard_optimizer,
+    }
+    return " ".join(f"--config.{name}" for name, is_set in settings.items() if not is_set)
 
 
 def _verdict(phase: PhasePlan) -> str:

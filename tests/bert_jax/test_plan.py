@@ -15,6 +15,7 @@ from bert_jax.plan import estimate, planning, report
 from bert_jax.plan.compiler import Compiled, OutOfMemoryError
 from bert_jax.plan.estimate import Estimate, Memory, extrapolate
 from bert_jax.plan.program import parse
+from bert_jax.plan.recipe import load
 from bert_jax.plan.timeline import Exchange, Figures, Timeline, timeline
 from bert_jax.slices import find_slice
 from configs import pretrain
@@ -71,6 +72,16 @@ def test_the_table_says_what_it_is_and_adds_up(planned):
     assert float(step.split()[-1]) == pytest.approx(sum(parts), abs=0.05)
     assert "$" in text and "calibration: large, 448 x 512, on v3-32" in text
     assert any(line.split()[:2] == ["optimizer,", "GiB"] for line in text.split("\n"))
+
+
+def test_a_recipe_without_pod_is_told_what_that_sets(planned):
+    both = "--config.model.unroll=12 --config.mesh.shard_optimizer=True"
+    assert report.as_text(planned).split("\n")[-1].endswith(f"sets both): {both}")
+    pod = load(pretrain.get_config("base,pod").to_dict(), 30522)
+    remat = dataclasses.replace(planned.config.model, remat=True)
+    for config in (pod, dataclasses.replace(planned.config, model=remat)):
+        text = report.as_text(dataclasses.replace(planned, config=config))
+        assert "faster" not in text
 
 
 def test_json_and_picture(planned, tmp_path):
