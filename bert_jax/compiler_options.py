@@ -13,9 +13,10 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _TPU_OPTIONS = {
-    # Gathers proceed beneath the fusions that stand behind them.
+    # Gathers proceed beneath the fusions that stand behind them, whether of products or not.
     "xla_tpu_enable_async_collective_fusion": True,
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions": True,
     "xla_enable_async_all_gather": True,
     # Gradients travel to their shards while others are computed.
     "xla_tpu_enable_async_all_to_all": True,
