@@ -6,6 +6,7 @@ What it makes of a step is kept in a cache directory, by a hash of the program b
 the slice and libtpu's version, because a compilation takes minutes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import gzip
@@ -15,7 +16,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,11 @@ def compile_step(
     """
     mesh = partitioning.make_mesh(config.mesh, devices(where))
     partitioning.check_divisible(config, mesh)
-    lowered, state = lower_step(config, span, mesh)
+    with _without_cache_of_jax():  # the options are tried on a program
+        lowered, state = lower_step(config, span, mesh)
+        options = compiler_options(mesh)
     what = f"{config.model.num_layers} layers, {span.batch_size} x {span.length}"
-    return compile_lowered(lowered, state, where, cache, say, what, compiler_options(mesh))
+    return compile_lowered(lowered, state, where, cache, say, what, options)
 
 
 def compile_lowered(
@@ -192,13 +195,23 @@ def compile_lowered(
     return Compiled(**found)
 
 
-def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
-    # JAX's own cache writes programs for absent devices but cannot read them.
+@contextlib.contextmanager
+def _without_cache_of_jax() -> Iterator[None]:
+    """JAX's own cache writes programs for absent devices, but cannot read them."""
     kept = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     try:
-        compiled = lowered.compile()
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
+        compilation_cache.reset_cache()
+
+
+def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
+    try:
+        with _without_cache_of_jax():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         found = _OUT_OF_MEMORY.search(str(error))
         if found is None:
@@ -207,9 +220,6 @@ def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
         if found.group(3):  # of temporaries alone
             used += _bytes_on_a_device(state)
         return {"used": used, "available": available}
-    finally:
-        jax.config.update("jax_compilation_cache_dir", kept)
-        compilation_cache.reset_cache()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and text is not None  # only some other back ends have neither
     parameters = _bytes_on_a_device(state["params"])
