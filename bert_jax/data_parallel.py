@@ -89,13 +89,17 @@ class DataParallel:
         So the compiler is told by when to have sent a gradient that `fetch` passes on. Matrices
         only: vectors are summed all together.
         """
-        leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-        matrices = [index for index, (path, _) in enumerate(leaves) if is_matrix(path)]
-        found = [leaf for _, leaf in leaves]
-        x, held = _hold(x, [found[index] for index in matrices])
-        for index, leaf in zip(matrices, held, strict=True):
-            found[index] = leaf
-        return x, jax.tree_util.tree_unflatten(structure, found)
+
+        def matrix(path: tuple[Any, ...], param: jax.Array) -> jax.Array | None:
+            return param if is_matrix(path) else None
+
+        x, held = _hold(x, jax.tree_util.tree_map_with_path(matrix, params))
+        return x, jax.tree.map(
+            lambda held, param: param if held is None else held,
+            held,
+            params,
+            is_leaf=lambda leaf: leaf is None,
+        )
 
     def sum(self, tree: Any) -> Any:
         """Sums over all devices."""
@@ -155,15 +159,15 @@ _fetch.defvjp(_fetch_forward, _fetch_backward)
 
 
 @jax.custom_vjp
-def _hold(x: jax.Array, held: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+def _hold(x: jax.Array, held: Any) -> tuple[jax.Array, Any]:
     return x, held
 
 
-def _hold_forward(x: jax.Array, held: list[jax.Array]) -> tuple[Any, None]:
+def _hold_forward(x: jax.Array, held: Any) -> tuple[Any, None]:
     return (x, held), None
 
 
-def _hold_backward(_: None, gradients: tuple[jax.Array, list[jax.Array]]) -> tuple[Any, ...]:
+def _hold_backward(_: None, gradients: tuple[jax.Array, Any]) -> tuple[Any, ...]:
     return tuple(jax.lax.optimization_barrier(gradients))
 
 
