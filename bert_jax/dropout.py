@@ -4,8 +4,11 @@
 Source: `dropout` in `modeling.py` of google-research/bert.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry2x32_p
 
 
 @jax.named_scope("dropout")
@@ -23,26 +26,41 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform values from 0 to 255, as uint32, of any shape: four from each 32-bit random number.
+    """Uniform values from 0 to 255, as uint32, of any shape: eight from each random block.
 
-    The four lie along the last axis but one, or the last of at most two: the first may be spread
+    The eight lie along the last axis but one, or the last of at most two: the first may be spread
     over devices, and on TPUs neighbours on the last are costly to tell apart.
     """
     axis = max(len(shape) - 2, 1) if len(shape) > 2 else len(shape) - 1
-    drawn = (*shape[:axis], -(-shape[axis] // 4), *shape[axis + 1 :])
-    words = jnp.expand_dims(random_words(key, drawn), axis)
-    # Shifts that are broadcast: TPUs compute parts that are concatenated in all four places.
-    shifts = jnp.arange(0, 32, 8, dtype=words.dtype)
-    shifts = jnp.expand_dims(shifts, [at for at in range(words.ndim) if at != axis])
-    parts = ((words >> shifts) & 255).reshape(*shape[:axis], -1, *shape[axis + 1 :])
+    drawn = (*shape[:axis], -(-shape[axis] // 8), *shape[axis + 1 :])
+    first, second = (jnp.expand_dims(words, axis) for words in random_blocks(key, drawn))
+    place = jnp.arange(8, dtype=first.dtype)
+    place = jnp.expand_dims(place, [at for at in range(first.ndim) if at != axis])
+    # Chosen and shifted by place: TPUs compute parts that are concatenated in all eight places.
+    words = jnp.where(place < 4, first, second)
+    parts = ((words >> (place % 4 * 8)) & 255).reshape(*shape[:axis], -1, *shape[axis + 1 :])
     return jax.lax.slice_in_dim(parts, 0, shape[axis], axis=axis)
 
 
-def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform uint32 values; with keys [batch] each row's follow from its own key alone."""
+def random_blocks(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Two arrays of uniform uint32 values, both words of a Threefry block for each element.
+
+    `jax.random.bits` makes one word of a block, which takes twice the time. Blocks are numbered in
+    the order of the elements; with keys [batch] each row's follow from its own key alone.
+
+    Args:
+        key: of `threefry2x32` (Salmon et al. 2011).
+        shape: of both; less than 2^32 elements, or in a row.
+    """
     if key.ndim:
-        return jax.vmap(lambda row: jax.random.bits(row, shape[1:], jnp.uint32))(key)
-    return jax.random.bits(key, shape, jnp.uint32)
+        return jax.vmap(lambda row: random_blocks(row, shape[1:]))(key)
+    number = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        number += place * math.prod(shape[axis + 1 :])
+    high, low = jax.random.key_data(key)
+    first, second = threefry2x32_p.bind(high, low, jnp.zeros_like(number), number)
+    return first, second
 
 
 def split(key: jax.Array, parts: int) -> jax.Array:

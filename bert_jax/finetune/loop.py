@@ -114,7 +114,7 @@ def train(run: Run, state: State, progress: Progress, stop: StopRequest) -> None
     schedule = learning_rate_schedule(config.optimizer.over(setup.steps), setup.steps)
     marks = config.evaluated_after(len(setup.task.train))
     rows = partitioning.local_rows(setup.mesh, config.batch_size)
-    key = jax.random.key(run.seed)
+    key = jax.random.key(run.seed, impl="threefry2x32")
     window = Window(run.workdir / "nonfinite")
     started = time.monotonic() - progress.wall_seconds
     while progress.step < setup.steps:
