@@ -4,7 +4,8 @@
 Inside of `DataParallel.map` a device sees its rows and its shards of the parameters. `fetch` brings
 parameters together just before they are used; its derivative sums their gradient over all devices
 and leaves each its shards. What travels does so in the compute dtype, and layer by layer, so that
-the links can work beside the matrix units. The mesh axis `tensor` stays with the compiler.
+the links can work beside the matrix units; `hold` says by when a gradient must have arrived. The
+mesh axis `tensor` stays with the compiler.
 
 Weights spread over `fsdp` or by `mesh.shard_optimizer` are gathered and their gradients scattered
 (ZeRO, arXiv 1910.02054); what every device has whole is summed. Under `model.remat` a layer's
@@ -65,14 +66,14 @@ class DataParallel:
             check_vma=False,  # what is summed, and when, is said here
         )
 
-    def fetch(self, params: Any, *path: str) -> Any:
+    def fetch(self, params: Any, *part: str) -> Any:
         """Whole parameters from shards: all of them, or those of a part of the model.
 
         Of `encoder` also those of one layer, without the axis `layers`.
 
         Args:
             params: the shards.
-            path: of the part in the tree of parameters.
+            part: names on the way to the part in the tree; none for all parameters.
         """
 
         def whole(path: tuple[Any, ...], param: jax.Array, spec: PartitionSpec) -> jax.Array:
@@ -80,26 +81,15 @@ class DataParallel:
             dimensions = tuple(_axes(entry) for entry in spec)[len(spec) - param.ndim :]
             return _fetch(param, dimensions, self.dtype if smaller else param.dtype)
 
-        specs = functools.reduce(lambda tree, name: tree[name], path, self.specs)
+        specs = functools.reduce(lambda tree, name: tree[name], part, self.specs)
         return jax.tree_util.tree_map_with_path(whole, params, specs)
 
-    def hold(self, x: jax.Array, params: Any) -> tuple[jax.Array, Any]:
-        """Both as they are; the gradient of `x` waits until those of `params` have arrived.
+    def hold(self, x: jax.Array, param: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Both as they are; the gradient of `x` waits until that of `param` has arrived.
 
-        So the compiler is told by when to have sent a gradient that `fetch` passes on. Matrices
-        only: vectors are summed all together.
+        So the compiler is told by when to have sent a gradient that `fetch` passes on.
         """
-
-        def matrix(path: tuple[Any, ...], param: jax.Array) -> jax.Array | None:
-            return param if is_matrix(path) else None
-
-        x, held = _hold(x, jax.tree_util.tree_map_with_path(matrix, params))
-        return x, jax.tree.map(
-            lambda held, param: param if held is None else held,
-            held,
-            params,
-            is_leaf=lambda leaf: leaf is None,
-        )
+        return _hold(x, param)
 
     def sum(self, tree: Any) -> Any:
         """Sums over all devices."""
@@ -158,17 +148,18 @@ def _fetch_backward(
 _fetch.defvjp(_fetch_forward, _fetch_backward)
 
 
+# By hand: the barrier itself would stand in the forward pass, too, and gathers would wait for x.
 @jax.custom_vjp
-def _hold(x: jax.Array, held: Any) -> tuple[jax.Array, Any]:
-    return x, held
+def _hold(x: jax.Array, param: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return x, param
 
 
-def _hold_forward(x: jax.Array, held: Any) -> tuple[Any, None]:
-    return (x, held), None
+def _hold_forward(x: jax.Array, param: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+    return (x, param), None
 
 
-def _hold_backward(_: None, gradients: tuple[jax.Array, Any]) -> tuple[Any, ...]:
-    return tuple(jax.lax.optimization_barrier(gradients))
+def _hold_backward(_: None, gradients: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return jax.lax.optimization_barrier(gradients)
 
 
 _hold.defvjp(_hold_forward, _hold_backward)
@@ -195,7 +186,7 @@ def _reduce_scatter(gradient: jax.Array, axes: tuple[str, ...], dimension: int) 
     shards = gradient.reshape(*before, devices, -1, *after)
     shards = jax.lax.all_to_all(shards, axes, dimension, dimension, tiled=True)
     exact = exact_dtype(gradient.dtype)
-    # Slices, not one reduction: XLA adds them while it reads them for the update.
+    # Slices, not one reduction: XLA adds them while it reads them, for the update if none waits.
     parts = [
         jax.lax.index_in_dim(shards, device, dimension, keepdims=False).astype(exact)
         for device in range(devices)

@@ -26,14 +26,14 @@ Params = dict[str, Any]
 class Exchange(Protocol):
     """What devices that share the rows of a batch do about parameters that are spread over them."""
 
-    def fetch(self, params: Params, *path: str) -> Params:
-        """Brings the parameters of a part of the model, at a path in the tree, together.
+    def fetch(self, params: Params, *part: str) -> Params:
+        """Brings the parameters of a part of the model together; `part` is its path in the tree.
 
         Those of `encoder` have no axis `layers`: they are one layer's.
         """
 
-    def hold(self, x: jax.Array, params: Params) -> tuple[jax.Array, Params]:
-        """Both as they are; the gradient of `x` waits until those of `params` have arrived."""
+    def hold(self, x: jax.Array, param: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Both as they are; the gradient of `x` waits until that of `param` has arrived."""
 
 
 class SelfAttention(nnx.Module):
@@ -139,9 +139,9 @@ def _run_layer(
     attention = nnx.merge(nnx.graphdef(encoder.attention), attention_params)
     context = attention.context(hidden, input_mask, probability_key)
     if exchange:
-        # One after the other, as they become ready: `down` is differentiated first.
-        context, up = exchange.hold(context, mlp_params["up"])
-        context, down = exchange.hold(context, mlp_params["down"])
-        mlp_params = exchange.fetch(mlp_params | {"up": up, "down": down}, "encoder", "mlp")
+        for name in ("up", "down"):  # backwards, as they become ready; vectors are summed together
+            context, kernel = exchange.hold(context, mlp_params[name]["kernel"])
+            mlp_params = mlp_params | {name: mlp_params[name] | {"kernel": kernel}}
+        mlp_params = exchange.fetch(mlp_params, "encoder", "mlp")
     hidden = attention(hidden, context, output_key)
     return nnx.merge(nnx.graphdef(encoder.mlp), mlp_params)(hidden, mlp_key)

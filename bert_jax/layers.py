@@ -207,9 +207,9 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     below = _normal_distribution(exact, x.dtype)
     density = jnp.exp(-0.5 * jnp.square(exact)) / math.sqrt(2 * math.pi)
     slope = (below + exact * density).astype(x.dtype)
+    result = (exact * below).astype(x.dtype)
     # Behind a barrier, lest the products that read them compute them once more.
-    result, slope = jax.lax.optimization_barrier(((exact * below).astype(x.dtype), slope))
-    return result, slope
+    return jax.lax.optimization_barrier((result, slope))
 
 
 @jax.named_scope("gelu")

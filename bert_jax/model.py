@@ -8,7 +8,7 @@ Source: `modeling.py` of google-research/bert; arXiv 1810.04805, section 3.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,12 @@ from flax import nnx
 
 from bert_jax.config import BertConfig
 from bert_jax.dropout import dropout, split_key
-from bert_jax.encoder import EncoderLayer, Exchange, run_layers
+from bert_jax.encoder import EncoderLayer, Exchange, Params, run_layers
 from bert_jax.heads import MlmHead, NspHead, Pooler
 from bert_jax.layer_norm import LayerNorm
 from bert_jax.layers import compute_dtype, lookup, truncated_normal
 from data_pipeline.errors import DataError
 
-Params = dict[str, Any]
 # What is left of the parameters without the heads of pre-training.
 ENCODER_PARTS = ("embeddings", "encoder", "pooler")
 
@@ -167,7 +166,7 @@ def training_logits(
         params: the tree `init_params` makes, or a device's part of it.
         batch: features of `data_pipeline.batch`; the labels are not read.
         dropout_key: one key, or [batch] keys of the rows; None for no dropout.
-        exchange: brings the parts together, those of `encoder` layer by layer.
+        exchange: what devices do about parameters that are spread over them.
     """
     if exchange:
         params = {

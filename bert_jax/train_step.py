@@ -65,7 +65,7 @@ def make_train_step(
         devices: that share the rows; default: there is one.
         clip_norm: clip on each device, then sum (`OptimizerConfig.per_replica`).
     """
-    root = jax.random.key(seed)
+    root = jax.random.key(seed, impl="threefry2x32")
     differentiate = functools.partial(_gradients, config, accumulation, devices, clip_norm)
 
     def step(state: State, batch: Batch) -> tuple[State, Terms]:
@@ -142,7 +142,7 @@ def _accumulate(
 
 def jit_train_step(
     config: RunConfig, mesh: Mesh, optimizer: optax.GradientTransformation, state: State
-) -> Any:
+) -> jax.stages.Wrapped:
     """The step of a run, as `jit_on` makes it.
 
     Args:
@@ -164,7 +164,9 @@ def jit_train_step(
     return jit_on(mesh, step, state)
 
 
-def jit_on(mesh: Mesh, step: Callable[[State, Batch], tuple[State, Terms]], state: State) -> Any:
+def jit_on(
+    mesh: Mesh, step: Callable[[State, Batch], tuple[State, Terms]], state: State
+) -> jax.stages.Wrapped:
     """A step for the devices of a mesh; it takes over the buffers of the state it is given.
 
     Args:

@@ -147,9 +147,9 @@ def compile_step(
     """
     mesh = partitioning.make_mesh(config.mesh, devices(where))
     partitioning.check_divisible(config, mesh)
-    with _without_cache_of_jax():  # the options are tried on a program
-        lowered, state = lower_step(config, span, mesh)
-        options = compiler_options(mesh)
+    with _without_cache_of_jax():  # each option is tried by compiling
+        options = compiler_options(mesh)  # remembered for `lower_step`
+    lowered, state = lower_step(config, span, mesh)
     what = f"{config.model.num_layers} layers, {span.batch_size} x {span.length}"
     return compile_lowered(lowered, state, where, cache, say, what, options)
 

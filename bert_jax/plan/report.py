@@ -99,8 +99,8 @@ def as_text(plan: Plan) -> str:
     else:
         lines[-1] += " (--price=DOLLARS a chip and hour gives the cost)"
     lines.append(calibration())
-    if faster := _faster(plan.config):
-        lines.append(f"likely faster here (`,pod` after the recipe's size sets both): {faster}")
+    if plan.fits and (faster := _faster(plan.config)):
+        lines.append(f"likely faster: {faster} (as `,pod` after the recipe's size sets)")
     lines += [f"{phase.span.length}: {phase.change}" for phase in plan.phases if phase.change]
     return "\n".join(lines)
 
@@ -114,9 +114,9 @@ def calibration() -> str:
 
 
 def _faster(config: RunConfig) -> str:
-    """Settings of `,pod` recipes that a run does without, and that take nothing from its results.
+    """Settings of `,pod` recipes that a run lacks; they change speed, memory and only rounding.
 
-    Not said of one that recomputes or shards everything: it gives time for memory.
+    None for a run that recomputes or shards everything: it gives time for memory.
     """
     if config.model.remat or config.mesh.fsdp != 1:
         return ""

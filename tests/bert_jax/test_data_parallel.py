@@ -70,18 +70,13 @@ def test_matrices_travel_in_bfloat16_and_shards_are_added_in_float32(mesh, spec,
         assert found[name].sharding.is_equivalent_to(params[name].sharding, len(shape))
 
 
-def test_a_gradient_held_back_waits_for_those_of_matrices():
+def test_a_gradient_held_back_waits_for_another():
     mesh = make_mesh(MeshConfig(), jax.devices()[:8])
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    params = {name: jax.device_put(np.ones(s), everywhere) for name, s in SHAPES.items()}
-    inputs = (np.full(3, 2.0, np.float32), params)
-    outputs, back = jax.vjp(DataParallel.over(mesh, params, jnp.float32).hold, *inputs)
+    inputs = np.full(3, 2.0), np.ones((16, 3, 5))
+    outputs, back = jax.vjp(DataParallel.over(mesh, {}, jnp.float32).hold, *inputs)
     jax.tree.map(np.testing.assert_array_equal, outputs, inputs)
     gradients = jax.tree.map(lambda x: 3 * x, outputs)
     jax.tree.map(np.testing.assert_array_equal, back(gradients), gradients)
-    (barrier,) = (
-        each
-        for each in jax.make_jaxpr(back)(gradients).eqns
-        if each.primitive.name == "optimization_barrier"
-    )
-    assert [each.aval.shape for each in barrier.invars] == [(3,), SHAPES["kernel"]]
+    (barrier,) = jax.make_jaxpr(back)(gradients).eqns
+    assert barrier.primitive.name == "optimization_barrier"
+    assert [each.aval.shape for each in barrier.outvars] == [(3,), (16, 3, 5)]

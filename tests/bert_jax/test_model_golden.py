@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from bert_jax import attention, encoder, heads, layer_norm, layers, model, tasks
 from bert_jax.convert.mapping import flatten, unflatten
@@ -166,9 +167,11 @@ def code_mutants():
     attend, norm, gather = attention.attend, layer_norm.LayerNorm.__call__, heads.gather_positions
     activation, cross_entropy = layers.activation, tasks.cross_entropy
 
-    def normalised_first(self, hidden, input_mask, key):
-        query, key_, value = jnp.unstack(self.qkv(self.norm(hidden)), axis=2)
-        return attend(query, key_, value, input_mask)
+    def normalised_first(layer, exchange, input_mask, hidden, params, key):
+        attention = nnx.merge(nnx.graphdef(layer.attention), params["attention"])
+        context = attention.context(attention.norm(hidden), input_mask, None)
+        hidden = hidden + attention.output(context)
+        return nnx.merge(nnx.graphdef(layer.mlp), params["mlp"])(hidden, None)
 
     def not_normalised(self, hidden, context, key):
         return hidden + self.output(context)
@@ -205,7 +208,7 @@ def code_mutants():
         return sum(terms[name][0] / terms[name][1] for name in ("mlm_loss", "nsp_loss"))
 
     return {
-        "LayerNorm before attention": (encoder.SelfAttention, "context", normalised_first),
+        "pre-LayerNorm attention": (encoder, "_run_layer", normalised_first),
         "no LayerNorm after attention": (encoder.SelfAttention, "__call__", not_normalised),
         "unbiased variance": (layer_norm.LayerNorm, "__call__", unbiased_norm),
         "no embedding LayerNorm": (model.Embeddings, "__call__", embeddings_without_norm),

@@ -75,13 +75,23 @@ def test_the_table_says_what_it_is_and_adds_up(planned):
 
 
 def test_a_recipe_without_pod_is_told_what_that_sets(planned):
-    both = "--config.model.unroll=12 --config.mesh.shard_optimizer=True"
-    assert report.as_text(planned).split("\n")[-1].endswith(f"sets both): {both}")
+    def said(**changes):
+        text = report.as_text(dataclasses.replace(planned, **changes))
+        return [line for line in text.split("\n") if line.startswith("likely faster")]
+
+    unrolled, sharded = "--config.model.unroll=12", "--config.mesh.shard_optimizer=True"
+    assert said() == [
+        f"likely faster: {unrolled} {sharded} (as `,pod` after the recipe's size sets)"
+    ]
     pod = load(pretrain.get_config("base,pod").to_dict(), 30522)
+    assert not said(config=pod)
+    whole = dataclasses.replace(pod.mesh, shard_optimizer=False)
+    (line,) = said(config=dataclasses.replace(pod, mesh=whole))
+    assert sharded in line and "unroll" not in line
     remat = dataclasses.replace(planned.config.model, remat=True)
-    for config in (pod, dataclasses.replace(planned.config, model=remat)):
-        text = report.as_text(dataclasses.replace(planned, config=config))
-        assert "faster" not in text
+    assert not said(config=dataclasses.replace(planned.config, model=remat))
+    phase = dataclasses.replace(planned.phases[0], change="model.remat=True")
+    assert not said(phases=(phase, *planned.phases[1:]))
 
 
 def test_json_and_picture(planned, tmp_path):

@@ -45,6 +45,25 @@ def test_what_was_compiled_once_is_kept(make_recipe, monkeypatch, tmp_path):
     assert len(calls) == 4
 
 
+def test_options_are_tried_apart_from_the_cache_of_jax(make_recipe, monkeypatch, tmp_path):
+    seen = []
+
+    def options(mesh):
+        seen.append(jax.config.jax_compilation_cache_dir)
+        return {}
+
+    monkeypatch.setattr(compiler, "devices", lambda where: tuple(jax.devices()))
+    monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.42")
+    monkeypatch.setattr(compiler, "compiler_options", options)
+    monkeypatch.setattr(compiler, "compile_lowered", lambda *arguments: arguments[-1])
+    config, before = make_recipe(), jax.config.jax_compilation_cache_dir
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=256))
+    assert compiler.compile_step(config, config.spans()[0], V4, tmp_path, print) == {}
+    # Programs for absent devices would be written there, and be an error to read.
+    assert seen == [None]
+    assert before is not None and jax.config.jax_compilation_cache_dir == before
+
+
 def test_too_little_memory_is_remembered_too(make_recipe, monkeypatch, tmp_path):
     small = make_recipe()
     small = dataclasses.replace(small, model=dataclasses.replace(small.model, vocab_size=256))
