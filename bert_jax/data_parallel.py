@@ -87,9 +87,11 @@ class DataParallel:
     def hold(self, x: jax.Array, param: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Both as they are; the gradient of `x` waits until that of `param` has arrived.
 
-        So the compiler is told by when to have sent a gradient that `fetch` passes on.
+        So the compiler is told by when to have sent a gradient that `fetch` passes on. Not where
+        all devices keep the whole: there everything stands still for a sum, whenever it is made.
         """
-        return _hold(x, param)
+        spread = any(any(spec) for spec in jax.tree.leaves(self.specs))
+        return _hold(x, param) if spread else (x, param)
 
     def sum(self, tree: Any) -> Any:
         """Sums over all devices."""

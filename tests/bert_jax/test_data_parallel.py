@@ -70,13 +70,17 @@ def test_matrices_travel_in_bfloat16_and_shards_are_added_in_float32(mesh, spec,
         assert found[name].sharding.is_equivalent_to(params[name].sharding, len(shape))
 
 
-def test_a_gradient_held_back_waits_for_another():
+@pytest.mark.parametrize("spread", [True, False])
+def test_a_gradient_held_back_waits_for_one_that_is_scattered(spread):
     mesh = make_mesh(MeshConfig(), jax.devices()[:8])
-    inputs = np.full(3, 2.0), np.ones((16, 3, 5))
-    outputs, back = jax.vjp(DataParallel.over(mesh, {}, jnp.float32).hold, *inputs)
+    sharding = NamedSharding(mesh, PartitionSpec("data" if spread else None))
+    kernel = jax.ShapeDtypeStruct((16, 3, 5), jnp.float32, sharding=sharding)
+    devices = DataParallel.over(mesh, {"kernel": kernel}, jnp.float32)
+    inputs = np.full(3, 2.0), np.ones(kernel.shape)
+    outputs, back = jax.vjp(devices.hold, *inputs)
     jax.tree.map(np.testing.assert_array_equal, outputs, inputs)
     gradients = jax.tree.map(lambda x: 3 * x, outputs)
     jax.tree.map(np.testing.assert_array_equal, back(gradients), gradients)
-    (barrier,) = jax.make_jaxpr(back)(gradients).eqns
-    assert barrier.primitive.name == "optimization_barrier"
-    assert [each.aval.shape for each in barrier.outvars] == [(3,), (16, 3, 5)]
+    found = jax.make_jaxpr(back)(gradients).eqns
+    expected = [("optimization_barrier", [(3,), kernel.shape])] if spread else []
+    assert [(e.primitive.name, [x.aval.shape for x in e.outvars]) for e in found] == expected
