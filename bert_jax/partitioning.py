@@ -105,17 +105,16 @@ def _grid(sizes: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
 
 
 def _by_slice(devices: list[jax.Device], slices: int) -> list[list[jax.Device]]:
-    """Devices of each slice; where they do not say (simulated ones), equal runs of them."""
-    numbers = sorted({getattr(device, "slice_index", 0) for device in devices})
-    known = len(numbers) > 1 or hasattr(devices[0], "slice_index")
-    if known and len(numbers) != slices:
-        raise ConfigError(
-            f"the devices form {len(numbers)} TPU slices: set mesh.slices={len(numbers)}"
-        )
+    """Devices of each slice of TPUs; of others, whose slices mean nothing, equal runs of them."""
+    if devices[0].platform == "tpu":
+        numbers = sorted({getattr(device, "slice_index", 0) for device in devices})
+        if len(numbers) != slices:
+            raise ConfigError(
+                f"the devices form {len(numbers)} TPU slices: set mesh.slices={len(numbers)}"
+            )
+        return [[d for d in devices if getattr(d, "slice_index", 0) == n] for n in numbers]
     if slices < 1 or len(devices) % slices:
         raise ConfigError(f"mesh.slices={slices} does not divide the {len(devices)} devices")
-    if len(numbers) > 1:
-        return [[d for d in devices if getattr(d, "slice_index", 0) == n] for n in numbers]
     size = len(devices) // slices
     return [devices[first : first + size] for first in range(0, len(devices), size)]
 

@@ -60,14 +60,21 @@ def test_slices_that_do_not_divide_are_refused(slices, message):
 class Chip:
     """A device of a topology that this machine does not have."""
 
-    platform = device_kind = "stand-in"
+    platform, device_kind, core_on_chip = "tpu", "TPU v6 lite", 0
 
-    def __init__(self, number, slice_index):
+    def __init__(self, number, slice_index, coords):
         self.id, self.process_index, self.slice_index = number, number // 2, slice_index
+        self.coords = coords
+
+
+def two_slices():
+    """Eight chips of two slices of 2 x 2 by turns."""
+    places = [(number // 2 % 2, number // 4, 0) for number in range(8)]
+    return [Chip(number, number % 2, place) for number, place in enumerate(places)]
 
 
 def test_only_the_slice_axis_leaves_a_slice():
-    chips = [Chip(number, slice_index=number % 2) for number in range(8)]
+    chips = two_slices()
     mesh = partitioning.make_mesh(MeshConfig(data=2, fsdp=2, slices=2), chips)
     assert mesh.shape == {"slice": 2, "data": 2, "fsdp": 2, "tensor": 1}
     for number in range(2):
@@ -80,19 +87,22 @@ def test_only_the_slice_axis_leaves_a_slice():
         partitioning.make_mesh(MeshConfig(slices=2), chips[::2])
 
 
-class TorusChip(Chip):
-    """A chip of a v6e-16, 4 x 4."""
-
-    platform, device_kind, core_on_chip = "tpu", "TPU v6 lite", 0
-
-    def __init__(self, number):
-        super().__init__(number, slice_index=0)
-        self.coords = (number % 4, number // 4, 0)
+@pytest.mark.parametrize("slices", [1, 2, 4])
+def test_what_hosts_say_of_slices_counts_for_tpus_alone(monkeypatch, slices):
+    # Devices of a run of several processes have a number there on every platform: CPUs of one
+    # machine all the same, GPUs one for each host.
+    chips = two_slices()
+    monkeypatch.setattr(Chip, "platform", "cpu")
+    monkeypatch.setattr(Chip, "device_kind", "cpu")
+    mesh = partitioning.make_mesh(MeshConfig(slices=slices), chips)
+    assert mesh.shape["slice"] == slices
+    assert [chip.id for chip in mesh.devices.flat] == list(range(8))
 
 
 @pytest.mark.parametrize("axes", [(8, 1, 2), (4, 2, 2), (1, 8, 2), (1, 2, 8), (4, 1, 4)])
 def test_a_mesh_axis_may_be_a_part_of_one_of_the_torus(axes):
-    chips = [TorusChip(number) for number in range(16)]
+    # A v6e-16, 4 x 4.
+    chips = [Chip(number, 0, (number % 4, number // 4, 0)) for number in range(16)]
     mesh = partitioning.make_mesh(MeshConfig(*axes), chips)
     assert tuple(mesh.shape.values()) == (1, *axes)
     assert sorted(chip.id for chip in mesh.devices.flat) == list(range(16))
