@@ -87,8 +87,8 @@ def measure(compiled: Compiled, where: Slice, layers: int) -> Estimate:
 def extrapolate(few: Estimate, more: Estimate, layers: int) -> Estimate:
     """The straight line through two estimates, at `layers` layers.
 
-    Temporaries, which are no line, are at least those of the longer model in proportion, so that
-    nothing is said to fit that does not.
+    Temporaries, which are no line, are at least those of the longer model in proportion; they can
+    still be too few, as a short model keeps more in fast memory (docs/performance.md).
     """
     (low,), (high,) = few.layers, more.layers
 

@@ -41,4 +41,4 @@ def test_weights_are_fetched_by_layer_and_those_of_the_mlp_are_waited_for_at_the
     ]
     parts = [("embeddings",), ("mlm",), ("nsp",), ("pooler",)]
     assert sorted(recorder.calls[:4]) == parts
-    assert recorder.calls[4:] in (layer, 2 * layer)
+    assert recorder.calls[4:] == layer  # traced once, however many are unrolled

@@ -152,7 +152,7 @@ def test_a_lease_that_cannot_be_read_expires_too(
     tmp_path: pathlib.Path, quick: None, content: str
 ) -> None:
     (tmp_path / lease.NAME).write_text(content)
-    assert seconds_to_take(tmp_path) >= 0.3
+    assert 0.3 <= seconds_to_take(tmp_path) < 1
     assert not (tmp_path / lease.NAME).exists()
 
 
