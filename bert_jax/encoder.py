@@ -7,7 +7,6 @@ The parameters of all layers are stacked along a leading axis `layers`. `BertCon
 Source: `transformer_model` in `modeling.py` of google-research/bert.
 """
 
-import functools
 from typing import Any, Protocol
 
 import jax
@@ -101,10 +100,9 @@ def run_layers(
         all_layers: whether to return [layers + 1, batch, length, hidden], too.
         exchange: of parameters that are spread over devices.
     """
-    run = functools.partial(_run_layer, encoder, exchange, input_mask)
 
     def run_next(hidden: jax.Array, layer: tuple[Params, Any]) -> tuple[jax.Array, Any]:
-        hidden = run(hidden, *layer)
+        hidden = _run_layer(encoder, exchange, input_mask, hidden, *layer)
         return hidden, hidden if all_layers else None
 
     if config.remat:
