@@ -97,7 +97,7 @@ def verify(
         raise DataError(
             f"checkpoint {directory} does not fit this model or optimizer:\n  "
             + "\n  ".join(shown)
-            + "\nUse the configuration that it was saved with."
+            + "\nUse the configuration, and the version of bert_jax, that it was saved with."
         )
     manifest.check_files(directory, found)
     return found

@@ -7,6 +7,7 @@ The parameters of all layers are stacked along a leading axis `layers`. `BertCon
 Source: `transformer_model` in `modeling.py` of google-research/bert.
 """
 
+import math
 from typing import Any, Protocol
 
 import jax
@@ -17,7 +18,7 @@ from bert_jax.attention import attend
 from bert_jax.config import BertConfig
 from bert_jax.dropout import dropout, split, split_key
 from bert_jax.layer_norm import LayerNorm
-from bert_jax.layers import Dense, activation, dense_parts
+from bert_jax.layers import Dense, activation, dense, dense_parts, truncated_normal
 
 Params = dict[str, Any]
 
@@ -35,19 +36,49 @@ class Exchange(Protocol):
         """Both as they are; the gradient of `x` waits until that of `param` has arrived."""
 
 
+class QueryKeyValue(nnx.Module):
+    """The three dense layers of self-attention, multiplied as one.
+
+    The kernel is [3, all_heads, hidden], outputs first and heads side by side: a device's shard is
+    whole rows, which TPUs gather and multiply as they lie.
+    """
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
+        self.heads = (config.num_heads, config.head_dim)
+        features = math.prod(self.heads)
+        kernel = truncated_normal(rngs, (3, features, config.hidden_size), config.initializer_range)
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(jnp.zeros((3, features), jnp.float32))
+
+    def __call__(self, hidden: jax.Array) -> tuple[jax.Array, ...]:
+        """Maps [batch, length, hidden] to three times [batch, length, heads, head_dim]."""
+        kernel = self.kernel[...].reshape(3, *self.heads, hidden.shape[-1])
+        return dense_parts(hidden, kernel, self.bias[...].reshape(3, *self.heads))
+
+
+class HeadsOutput(Dense):
+    """Affine map of what all heads made of a token."""
+
+    def __call__(self, context: jax.Array) -> jax.Array:
+        """Maps [batch, length, heads, head_dim] to [batch, length, hidden]."""
+        # Heads are set apart in the kernel, not put together in the context, which is larger.
+        kernel = self.kernel[...].reshape(*context.shape[-2:], -1)
+        return dense(context, kernel, self.bias[...], context.dtype)
+
+
 class SelfAttention(nnx.Module):
     """Multi-head self-attention and its output projection, then residual and LayerNorm."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
         self.config = config
-        heads = (config.num_heads, config.head_dim)
-        self.qkv = Dense((config.hidden_size,), (3, *heads), config, rngs)
-        self.output = Dense(heads, (config.hidden_size,), config, rngs)
+        self.qkv = QueryKeyValue(config, rngs)
+        features = config.num_heads * config.head_dim
+        self.output = HeadsOutput(features, config.hidden_size, config, rngs)
         self.norm = LayerNorm(config)
 
     def context(self, hidden: jax.Array, input_mask: jax.Array, key: jax.Array | None) -> jax.Array:
         """Maps [batch, length, hidden] to the heads' [batch, length, heads, head_dim]."""
-        query, key_, value = dense_parts(hidden, self.qkv.kernel[...], self.qkv.bias[...])
+        query, key_, value = self.qkv(hidden)
         return attend(query, key_, value, input_mask, self.config.attention_dropout, key)
 
     def __call__(self, hidden: jax.Array, context: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -61,8 +92,8 @@ class Mlp(nnx.Module):
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
         self.config = config
-        self.up = Dense((config.hidden_size,), (config.mlp_size,), config, rngs)
-        self.down = Dense((config.mlp_size,), (config.hidden_size,), config, rngs)
+        self.up = Dense(config.hidden_size, config.mlp_size, config, rngs)
+        self.down = Dense(config.mlp_size, config.hidden_size, config, rngs)
         self.norm = LayerNorm(config)
 
     def __call__(self, hidden: jax.Array, key: jax.Array | None) -> jax.Array:

@@ -32,7 +32,7 @@ class Pooler(Dense):
     """The [CLS] vector through a dense layer and tanh."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
-        super().__init__((config.hidden_size,), (config.hidden_size,), config, rngs)
+        super().__init__(config.hidden_size, config.hidden_size, config, rngs)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Maps [batch, length, hidden] to [batch, hidden]."""
@@ -44,7 +44,7 @@ class MlmHead(nnx.Module):
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
         self.config = config
-        self.dense = Dense((config.hidden_size,), (config.hidden_size,), config, rngs)
+        self.dense = Dense(config.hidden_size, config.hidden_size, config, rngs)
         self.norm = LayerNorm(config)
         self.bias = nnx.Param(jnp.zeros(config.padded_vocab_size, jnp.float32))
 
@@ -72,7 +72,7 @@ class NspHead(Dense):
     """Two logits on the pooled vector: 0 = B follows A, 1 = B is random."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
-        super().__init__((config.hidden_size,), (2,), config, rngs)
+        super().__init__(config.hidden_size, 2, config, rngs)
 
     def __call__(self, pooled: jax.Array) -> jax.Array:
         """Maps [batch, hidden] to [batch, 2], float32 at least."""

@@ -93,20 +93,20 @@ dense.defvjp(_dense_forward, _dense_backward)
 
 @jax.custom_vjp
 def dense_parts(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
-    """As `dense` in the type of `x`, in parts along the first axis of the outputs.
+    """As a transposed `dense` in the type of `x`, in parts along the first axis of the outputs.
 
     Differentiated by hand: TPUs sum a part up for its bias where they make it, while the sum over
     parts put together costs as much as their product.
 
     Args:
         x: [..., inputs].
-        kernel: [inputs, parts, *outputs].
+        kernel: [parts, *outputs, inputs].
         bias: [parts, *outputs].
 
     Returns:
         For each part [..., *outputs].
     """
-    return tuple(jnp.unstack(dense(x, kernel, bias, x.dtype), axis=x.ndim - 1))
+    return tuple(jnp.unstack(dense(x, kernel, bias, x.dtype, True), axis=x.ndim - 1))
 
 
 def _dense_parts_forward(
@@ -120,7 +120,7 @@ def _dense_parts_backward(
 ) -> tuple[jax.Array, ...]:
     x, _, bias = saved
     rows = tuple(range(x.ndim - 1))
-    together = _dense_backward(x.dtype, False, saved, jnp.stack(gradients, x.ndim - 1))
+    together = _dense_backward(x.dtype, True, saved, jnp.stack(gradients, x.ndim - 1))
     sums = [jnp.sum(gradient, rows, dtype=bias.dtype) for gradient in gradients]
     return *together[:2], jnp.stack(sums)
 
@@ -246,20 +246,12 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 
 
 class Dense(nnx.Module):
-    """Affine map from axes `inputs` to axes `outputs`."""
+    """Affine map of the last axis."""
 
-    def __init__(
-        self,
-        inputs: tuple[int, ...],
-        outputs: tuple[int, ...],
-        config: BertConfig,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.kernel = nnx.Param(
-            truncated_normal(rngs, (*inputs, *outputs), config.initializer_range)
-        )
+    def __init__(self, inputs: int, outputs: int, config: BertConfig, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(truncated_normal(rngs, (inputs, outputs), config.initializer_range))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., *inputs] to [..., *outputs]."""
+        """Maps [..., inputs] to [..., outputs]."""
         return dense(x, self.kernel[...], self.bias[...], x.dtype)

@@ -84,7 +84,7 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
 
     def scale(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
         names = [entry.key for entry in path]
-        apart = (0, 2) if "qkv" in names else (0,) if "encoder" in names else ()
+        apart = (0, 1) if "qkv" in names else (0,) if "encoder" in names else ()
         axes = tuple(axis for axis in range(param.ndim) if axis not in apart)
         param_norm = jnp.sqrt(jnp.sum(jnp.square(param), axes, keepdims=True))
         update_norm = jnp.sqrt(jnp.sum(jnp.square(update), axes, keepdims=True))

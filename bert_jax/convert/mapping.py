@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our parameter tree as the tensors of other formats, and back.
 
-Our tree keeps the layers stacked, query, key and value fused, heads apart, kernels as [in, out] and
-the vocabulary padded. The table (`bert_jax.convert.names`) only names things: how a tensor is cut,
-merged, transposed or padded follows from the logical axes of our parameter
+Our tree keeps the layers stacked, query, key and value fused and the vocabulary padded. The table
+(`bert_jax.convert.names`) only says how things are called and which matrices lie the other way
+round: how a tensor is cut, merged or padded follows from the logical axes of our parameter
 (`bert_jax.partitioning.PARAMETER_AXES`), so that one rule serves every row and both directions, and
 no bit of a weight changes on the way.
 
@@ -44,8 +44,7 @@ def axis_sizes(config: BertConfig) -> dict[str, int]:
         "vocab": config.padded_vocab_size,
         "hidden": config.hidden_size,
         "hidden_out": config.hidden_size,
-        "heads": config.num_heads,
-        "head_dim": config.head_dim,
+        "all_heads": config.num_heads * config.head_dim,
         "mlp": config.mlp_size,
         "qkv": len(PARTS),
         "positions": config.max_positions,
@@ -64,9 +63,8 @@ def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
 def pieces(config: BertConfig, row: Row, naming: Naming) -> Iterator[Piece]:
     """The tensors of another format that make up one of our parameters."""
     axes, sizes = PARAMETER_AXES[row.path], axis_sizes(config)
-    # Elsewhere the vocabulary is not padded and the heads lie side by side on one axis.
-    sizes |= {"vocab": config.vocab_size, "head_dim": config.num_heads * config.head_dim}
-    shape = [sizes[axis] for axis in axes if axis not in ("layers", "qkv", "heads")]
+    sizes |= {"vocab": config.vocab_size}  # elsewhere it is not padded
+    shape = [sizes[axis] for axis in axes if axis not in ("layers", "qkv")]
     transposed = row.path in naming.transposed
     for layer in range(config.num_layers if "layers" in axes else 1):
         for part in range(len(PARTS) if "qkv" in axes else 1):
@@ -100,9 +98,7 @@ def export_tensors(config: BertConfig, params: Parameters, naming: Naming) -> di
     for row in rows:
         for piece in pieces(config, row, naming):
             matrix = flat[row.path][piece.place]
-            if piece.transposed:
-                matrix = matrix.reshape(piece.shape[::-1]).T
-            tensors[piece.name] = np.array(matrix.reshape(piece.shape), order="C")
+            tensors[piece.name] = np.array(matrix.T if piece.transposed else matrix, order="C")
     return tensors
 
 
@@ -142,9 +138,7 @@ def import_tensors(
         flat[row.path] = np.zeros(shapes[row.path], tensors[row_pieces[0].name].dtype)
         for piece in row_pieces:
             matrix = tensors[piece.name]
-            target = flat[row.path][piece.place]
-            matrix = matrix.T if piece.transposed else matrix
-            flat[row.path][piece.place] = matrix.reshape(target.shape)
+            flat[row.path][piece.place] = matrix.T if piece.transposed else matrix
     return unflatten(flat)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table between our parameter tree and the tensor names of other formats, read both ways.
 
-It only names things: `bert_jax.convert.mapping` says how a tensor is cut, merged and transposed.
+It only says how things are called and lie: `bert_jax.convert.mapping` cuts and merges tensors.
 Hugging Face took over the names of the original (`modeling.py`, `run_pretraining.py` of
 google-research/bert) with few changes.
 """
@@ -112,7 +112,7 @@ class Naming:
     Attributes:
         column: field of `Row` that holds its names.
         layer: what a tensor of the encoder's layer {layer} is called by in front of its name.
-        transposed: our paths whose matrix it stores as [out, in].
+        transposed: our paths whose matrix it stores the other way round.
         copies: names that may repeat another tensor (tied weights) -> the name they repeat.
     """
 
@@ -128,11 +128,14 @@ class Naming:
         return (prefix + name).format(layer=layer, part=part)
 
 
+# We keep kernels as [in, out] but for these.
+_OUTPUTS_FIRST = frozenset({"encoder/attention/qkv/kernel"})
+_KERNELS = frozenset(row.path for row in TABLE if row.path.endswith("/kernel"))
 # torch.nn.Linear keeps its weight as [out, in]. The decoder shares the word table and its bias.
 HUGGINGFACE = Naming(
     column="huggingface",
     layer="bert.encoder.layer.{layer}.",
-    transposed=frozenset(row.path for row in TABLE if row.path.endswith("/kernel")),
+    transposed=_KERNELS - _OUTPUTS_FIRST,
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -142,6 +145,6 @@ HUGGINGFACE = Naming(
 GOOGLE = Naming(
     column="google",
     layer="bert/encoder/layer_{layer}/",
-    transposed=frozenset({"nsp/kernel"}),
+    transposed=_OUTPUTS_FIRST | {"nsp/kernel"},
     copies={},
 )

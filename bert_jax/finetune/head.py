@@ -18,7 +18,7 @@ from bert_jax.model import encode
 
 def init_head(config: BertConfig, outputs: int, key: jax.Array) -> dict[str, jax.Array]:
     """Truncated normal kernel [hidden, outputs] and zero bias [outputs], float32."""
-    layer = Dense((config.hidden_size,), (outputs,), config, nnx.Rngs(params=key))
+    layer = Dense(config.hidden_size, outputs, config, nnx.Rngs(params=key))
     return nnx.to_pure_dict(nnx.state(layer))
 
 

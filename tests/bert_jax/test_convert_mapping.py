@@ -46,25 +46,23 @@ def test_the_table_has_every_parameter_of_the_model_once():
 
 
 def test_every_element_goes_where_pytorch_expects_it():
-    """A linear layer of PyTorch computes `weight @ x`; ours contracts the kernel's first axes."""
+    """A linear layer of PyTorch computes `weight @ x`; ours, but for one, `x @ kernel`."""
     config = tiny_config()
     params = random_params(config)
     tensors = export_tensors(config, params, HUGGINGFACE)
     attention, mlp = params["encoder"]["attention"], params["encoder"]["mlp"]
     x = np.random.default_rng(1).normal(size=24).astype(np.float32)
-    heads = np.random.default_rng(2).normal(size=(3, 8)).astype(np.float32)
+    heads = np.random.default_rng(2).normal(size=24).astype(np.float32)
     for layer in range(config.num_layers):
         name = f"bert.encoder.layer.{layer}."
-        fused = np.einsum("i,itnd->tnd", x, attention["qkv"]["kernel"][layer])
+        fused = attention["qkv"]["kernel"][layer] @ x
         for index, part in enumerate(("query", "key", "value")):
             theirs = tensors[f"{name}attention.self.{part}.weight"] @ x
-            np.testing.assert_allclose(theirs.reshape(3, 8), fused[index], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(theirs, fused[index], rtol=1e-5, atol=1e-6)
             bias = tensors[f"{name}attention.self.{part}.bias"]
-            np.testing.assert_array_equal(
-                bias.reshape(3, 8), attention["qkv"]["bias"][layer, index]
-            )
-        ours = np.einsum("nd,ndo->o", heads, attention["output"]["kernel"][layer])
-        theirs = tensors[f"{name}attention.output.dense.weight"] @ heads.reshape(24)
+            np.testing.assert_array_equal(bias, attention["qkv"]["bias"][layer, index])
+        ours = heads @ attention["output"]["kernel"][layer]
+        theirs = tensors[f"{name}attention.output.dense.weight"] @ heads
         np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
         theirs = tensors[f"{name}intermediate.dense.weight"]
         np.testing.assert_array_equal(theirs, mlp["up"]["kernel"][layer].T)

@@ -45,14 +45,14 @@ def test_dense_and_its_gradients(rows, inputs, outputs, transposed):
 
 @pytest.mark.parametrize("dtype", [np.float64, jnp.bfloat16], ids=["float64", "bfloat16"])
 def test_dense_parts_and_their_gradients(dtype):
-    x, kernel, bias = normal(0, 2, 6, 8), normal(1, 8, 3, 2, 4), normal(2, 3, 2, 4)
+    x, kernel, bias = normal(0, 2, 6, 8), normal(1, 3, 2, 4, 8), normal(2, 3, 2, 4)
     pulls = normal(3, 3, 2, 6, 2, 4)
     # All gradients are sums of products: exact ones to compare with, of what bfloat16 leaves.
     rounded = [a.astype(dtype).astype(np.float64) for a in (x, kernel, pulls)]
-    matrix = np.einsum("blh,hpnd->pblnd", rounded[0], rounded[1]) + bias[:, None, None]
+    matrix = np.einsum("blh,pndh->pblnd", rounded[0], rounded[1]) + bias[:, None, None]
     expected = [
-        np.einsum("pblnd,hpnd->blh", rounded[2], rounded[1]),
-        np.einsum("blh,pblnd->hpnd", rounded[0], rounded[2]),
+        np.einsum("pblnd,pndh->blh", rounded[2], rounded[1]),
+        np.einsum("blh,pblnd->pndh", rounded[0], rounded[2]),
         rounded[2].sum((1, 2)),
     ]
     with jax.enable_x64(dtype == np.float64):

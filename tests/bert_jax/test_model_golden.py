@@ -151,7 +151,7 @@ def parameter_mutants():
         return array[::-1] if path == "embeddings/segment" else array
 
     def value_before_key(path, array):
-        return array[:, :, [0, 2, 1]] if path == "encoder/attention/qkv/kernel" else array
+        return array[:, [0, 2, 1]] if path == "encoder/attention/qkv/kernel" else array
 
     return {
         "no position embedding": without("embeddings/position"),

@@ -71,7 +71,7 @@ def taken_apart(tree):
                 continue
             for part, label in enumerate(("query", "key", "value")):
                 part_name = name.format(layer).replace("query_key_value", label)
-                tensors[part_name] = tensor[..., part, :, :]
+                tensors[part_name] = tensor[part]
     return tensors
 
 
