@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from bert_jax.dropout import dropout
+from bert_jax.dropout import draw
 from bert_jax.layers import exact_dtype
 
 # Added to the scores of padding. exp(-10000) is zero even in float64, so padding gets no weight at
@@ -19,29 +19,40 @@ from bert_jax.layers import exact_dtype
 MASKED_SCORE = -10000.0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-@jax.named_scope("softmax")
-def softmax(scores: jax.Array, dtype: DTypeLike) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def softmax(scores: jax.Array, kept: jax.Array | None, dtype: DTypeLike) -> jax.Array:
     """Softmax over the last axis but one in the type of `scores`, rounded to `dtype`.
 
-    Differentiated by hand: nothing of [batch, heads, length, length] is kept in float32.
+    Differentiated by hand: of [batch, heads, length, length] the results are saved, with a minus
+    sign where they were dropped; nothing in float32, and no mask.
+
+    Args:
+        scores: [..., length, length].
+        kept: as `scores`, false where the result is to be 0; None keeps all.
+        dtype: of the result.
     """
-    return jax.nn.softmax(scores, axis=-2).astype(dtype)
+    return _softmax_forward(scores, kept, dtype)[0]
 
 
-def _softmax_forward(scores: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, tuple[jax.Array]]:
-    probabilities = softmax(scores, dtype)
-    return probabilities, (probabilities,)
+@jax.named_scope("softmax")
+def _softmax_forward(
+    scores: jax.Array, kept: jax.Array | None, dtype: DTypeLike
+) -> tuple[jax.Array, tuple[jax.Array]]:
+    probabilities = jax.nn.softmax(scores, axis=-2).astype(dtype)
+    if kept is None:
+        return probabilities, (probabilities,)
+    signed = jnp.where(kept, probabilities, -probabilities)
+    return jnp.maximum(signed, 0), (signed,)
 
 
 @jax.named_scope("softmax")
 def _softmax_backward(
     dtype: DTypeLike, saved: tuple[jax.Array], gradient: jax.Array
-) -> tuple[jax.Array]:
+) -> tuple[jax.Array, None]:
     exact = exact_dtype(dtype)
-    probabilities, gradient = saved[0].astype(exact), gradient.astype(exact)
-    mean = jnp.sum(probabilities * gradient, axis=-2, keepdims=True)
-    return (probabilities * (gradient - mean),)
+    signed, gradient = saved[0].astype(exact), gradient.astype(exact)
+    weighted = jnp.maximum(signed, 0) * gradient
+    return weighted - jnp.abs(signed) * jnp.sum(weighted, axis=-2, keepdims=True), None
 
 
 softmax.defvjp(_softmax_forward, _softmax_backward)
@@ -74,7 +85,7 @@ def attend(
     scores = jnp.einsum("bknd,bqnd->bnkq", key, query, preferred_element_type=exact)
     penalty = jnp.where(input_mask != 0, 0.0, MASKED_SCORE).astype(exact)
     scores = scores / math.sqrt(query.shape[-1]) + penalty[:, None, :, None]
-    probabilities = softmax(scores, query.dtype)
-    probabilities = dropout(probabilities, dropout_rate, dropout_key)
+    kept, scale = draw(scores.shape, dropout_rate, dropout_key)
+    probabilities = softmax(scores, kept, query.dtype)
     context = jnp.einsum("bnkq,bknd->bqnd", probabilities, value, preferred_element_type=exact)
-    return context.astype(query.dtype)
+    return (context * scale).astype(query.dtype)

@@ -13,16 +13,24 @@ from jax.extend.random import threefry2x32_p
 
 @jax.named_scope("dropout")
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes values with probability `rate` and scales the others up; without a key, `x` itself.
+    """Zeroes values with probability `rate` and scales the others up; without a key, `x` itself."""
+    kept, scale = draw(x.shape, rate, key)
+    return x if kept is None else jnp.where(kept, x * scale, 0).astype(x.dtype)
+
+
+@jax.named_scope("dropout")
+def draw(
+    shape: tuple[int, ...], rate: float, key: jax.Array | None
+) -> tuple[jax.Array | None, float]:
+    """Which of `shape` values are kept (None: all), and by what those are to be multiplied.
 
     Eight random bits decide a value, so the rate is rounded to the next 1/256 (0.1 becomes
-    26/256 = 0.1016); the scale follows the rounded rate, so that the expectation is exactly `x`.
+    26/256 = 0.1016); the scale follows the rounded rate, so that the expectation stays exact.
     """
     dropped = round(rate * 256)
     if key is None or dropped == 0:
-        return x
-    kept = random_bytes(key, x.shape) >= dropped
-    return jnp.where(kept, x * (256 / (256 - dropped)), 0).astype(x.dtype)
+        return None, 1.0
+    return random_bytes(key, shape) >= dropped, 256 / (256 - dropped)
 
 
 def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

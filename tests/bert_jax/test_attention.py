@@ -69,6 +69,32 @@ def test_softmax_of_bfloat16_is_in_float32(monkeypatch):
     assert seen == [np.float32]
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_softmax_and_its_gradient_are_those_of_the_plain_formula(rate):
+    random = np.random.default_rng(0)
+    scores, pull = random.normal(size=(2, 3, 2, 7, 7))
+    kept = random.random(scores.shape) >= rate if rate else None
+
+    def plain(scores):
+        powers = jnp.exp(scores)
+        probabilities = powers / powers.sum(-2, keepdims=True)
+        return probabilities if kept is None else jnp.where(kept, probabilities, 0)
+
+    with jax.enable_x64(True):
+        expected, expected_back = jax.vjp(plain, scores)
+        found, back = jax.vjp(lambda scores: attention.softmax(scores, kept, np.float64), scores)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        np.testing.assert_allclose(back(pull)[0], expected_back(pull)[0], rtol=0, atol=1e-14)
+
+
+def test_no_mask_is_saved_and_nothing_in_float32():
+    inputs = random_inputs(length=9, dtype=jnp.bfloat16)
+    key = jax.random.key(0)
+    _, back = jax.vjp(lambda *args: attend(*args, mask([9, 4, 1], 9), 0.25, key), *inputs)
+    of_pairs = [leaf.dtype for leaf in jax.tree.leaves(back) if leaf.shape[-2:] == (9, 9)]
+    assert set(of_pairs) == {np.dtype(jnp.bfloat16)}
+
+
 def test_dropout_hits_probabilities_and_keeps_their_mean():
     query, key, value = (x.astype(np.float32) for x in random_inputs())
     draw = jax.jit(lambda key_: attend(query, key, value, mask([7, 4, 1]), 0.25, key_))
