@@ -104,10 +104,14 @@ def _keep(
     done: threading.Event,
     leave: Callable[[str, int], Any],
 ) -> None:
-    failing = False
-    while not done.wait(REFRESH_SECONDS):
+    failing, pause = False, REFRESH_SECONDS
+    while not done.wait(pause):
         try:
+            asked, pause = time.monotonic(), REFRESH_SECONDS
             found = _read(path)
+            if found == {}:  # it is being written, by another or by us on a disk that was full
+                time.sleep(_LOOK_SECONDS)
+                found = _read(path)
             if found != {} and not _is_mine(found, mine) and not done.is_set():
                 leave(
                     f"{path} was taken over by {_name(found or {})}, for this run had not "
@@ -116,6 +120,9 @@ def _keep(
                     OutputError.exit_code,
                 )
                 return
+            if time.monotonic() - asked > EXPIRY_SECONDS / 2:
+                pause = 0  # held up since it read, and perhaps taken for dead: read again
+                continue
             _write(path, mine)
             failing = False
         except OSError as error:  # the storage may come back, and training needs it only to save

@@ -156,8 +156,34 @@ def test_a_lease_that_cannot_be_read_expires_too(
     assert not (tmp_path / lease.NAME).exists()
 
 
+@pytest.mark.parametrize("held_up", [0.0, 0.4], ids=["being written", "stopped after reading"])
+def test_an_owner_does_not_write_over_who_has_just_taken_over(
+    tmp_path: pathlib.Path, quick: None, monkeypatch: pytest.MonkeyPatch, held_up: float
+) -> None:
+    monkeypatch.setattr(lease, "REFRESH_SECONDS", 0.05)
+    read, reads = lease._read, []
+
+    def taken_over_meanwhile(path: pathlib.Path) -> dict[str, Any] | None:
+        found = read(path)
+        reads.append(found)
+        if len(reads) == 1:
+            leave_behind(tmp_path)
+            time.sleep(held_up)
+            return found if held_up else {}
+        return found
+
+    left: list[str] = []
+    monkeypatch.setattr(lease, "_read", taken_over_meanwhile)
+    with lease.held(tmp_path, lambda message, code: left.append(message)):
+        deadline = time.monotonic() + 10
+        while not left and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(left) == 1 and "was taken over by" in left[0]
+        assert json.loads((tmp_path / lease.NAME).read_text())["run"] == "0"
+
+
 def test_storage_that_fails_for_a_while_does_not_end_a_run(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "REFRESH_SECONDS", 0.01)
     write, calls = lease._write, []
