@@ -193,7 +193,10 @@ def main(arguments: Sequence[str]) -> None:
         except OutOfMemoryError as error:
             raise UserError(f"{name} does not fit into {where.name}: {error}") from error
         each = [measure(f, where, n) for f, n in zip(found, layers, strict=True)]
-        estimates[name] = extrapolate(each[0], each[1], whole) if len(each) > 1 else each[0]
+        estimates[name] = each[0]
+        if len(each) > 1:
+            few, more = each
+            estimates[name] = extrapolate(few, more, whole, where.fast_bytes_per_device)
         tops[f"{name}, {layers[-1]} layers"] = costliest(parse(found[-1].text), where, _TOP.value)
     print("Estimates of the TPU compiler and of a model of the links; nothing was measured.\n")
     print(table(estimates))

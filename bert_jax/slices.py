@@ -6,9 +6,10 @@ TensorCores for v2, v3, v4, v5p and tpu7x (two on a chip) and chips for v5litepo
 up to 16 x 16 or 8 x 16 x 16 chips are known by rule, larger ones are refused.
 
 Sources: cloud.google.com/tpu/docs (memory, peaks, links), jax-ml/scaling-book `tpus.md` (bandwidth
-a link, wrap-around, network between slices), jax `_src/pallas/mosaic/tpu_info.py` (matrix units),
-maxtext `accelerator_to_spec_map.py` (names of topologies). The clock is the peak divided by the
-operations a cycle of the matrix units: 2 x 128 x 128 each, 2 x 256 x 256 on v6e and tpu7x.
+a link, wrap-around, network between slices), jax `_src/pallas/mosaic/tpu_info.py` (matrix units,
+fast memory), maxtext `accelerator_to_spec_map.py` (names of topologies). The clock is the peak
+divided by the operations a cycle of the matrix units: 2 x 128 x 128 each, 2 x 256 x 256 on v6e and
+tpu7x.
 """
 
 import dataclasses
@@ -30,21 +31,22 @@ class Chip:
     wrap: int  # an axis of a multiple of so many chips closes to a ring, if all axes do
     peak_flops: float  # bfloat16
     clock_hz: float  # of the vector unit, in which libtpu counts its cycles
-    hbm_bytes: int
+    hbm_gib: int
+    fast_mib: int  # beside the matrix units: VMEM, and CMEM on v4
     hbm_bandwidth: float
     link_bandwidth: float  # of one link, one way
     network_bandwidth: float  # between slices, one way, a chip's share of its host
 
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 CHIPS = {
-    "v2": Chip("v2", True, 2, False, 2, 16, 46e12, 0.70e9, 16 * GIB, 700e9, 62e9, 3.1e9),
-    "v3": Chip("v3", True, 2, False, 2, 32, 123e12, 0.94e9, 32 * GIB, 900e9, 82e9, 3.1e9),
-    "v4": Chip("v4", True, 1, True, 3, 4, 275e12, 1.05e9, 32 * GIB, 1200e9, 45e9, 6.2e9),
-    "v5litepod": Chip("v5e", False, 1, False, 2, 16, 197e12, 1.5e9, 16 * GIB, 819e9, 45e9, 3.1e9),
-    "v5p": Chip("v5", True, 1, True, 3, 4, 459e12, 1.75e9, 95 * GIB, 2765e9, 90e9, 6.2e9),
-    "v6e": Chip("v6e", False, 1, False, 2, 16, 918e12, 1.75e9, 32 * GIB, 1638e9, 90e9, 12.5e9),
-    "tpu7x": Chip("tpu7x", True, 2, False, 3, 4, 2307e12, 2.2e9, 192 * GIB, 7380e9, 90e9, 12.5e9),
+    "v2": Chip("v2", True, 2, False, 2, 16, 46e12, 0.70e9, 16, 32, 700e9, 62e9, 3.1e9),
+    "v3": Chip("v3", True, 2, False, 2, 32, 123e12, 0.94e9, 32, 32, 900e9, 82e9, 3.1e9),
+    "v4": Chip("v4", True, 1, True, 3, 4, 275e12, 1.05e9, 32, 160, 1200e9, 45e9, 6.2e9),
+    "v5litepod": Chip("v5e", False, 1, False, 2, 16, 197e12, 1.5e9, 16, 128, 819e9, 45e9, 3.1e9),
+    "v5p": Chip("v5", True, 1, True, 3, 4, 459e12, 1.75e9, 95, 128, 2765e9, 90e9, 6.2e9),
+    "v6e": Chip("v6e", False, 1, False, 2, 16, 918e12, 1.75e9, 32, 128, 1638e9, 90e9, 12.5e9),
+    "tpu7x": Chip("tpu7x", True, 2, False, 3, 4, 2307e12, 2.2e9, 192, 128, 7380e9, 90e9, 12.5e9),
 }
 # The slices of 16 chips, the original's size.
 SLICES_OF_16 = ("v2-32", "v3-32", "v4-32", "v5litepod-16", "v5p-32", "v6e-16", "tpu7x-32")
@@ -84,7 +86,12 @@ class Slice:
     @property
     def hbm_bytes_per_device(self) -> int:
         """Memory that a JAX device has."""
-        return self.chip.hbm_bytes // self.chip.devices
+        return self.chip.hbm_gib * GIB // self.chip.devices
+
+    @property
+    def fast_bytes_per_device(self) -> int:
+        """Memory beside its matrix units that a JAX device has."""
+        return self.chip.fast_mib * MIB // self.chip.devices
 
     @property
     def topology_name(self) -> str:

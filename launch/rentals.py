@@ -113,7 +113,7 @@ def markdown_table() -> str:
             f"`{name}`",
             str(tpu.chips),
             f"{tpu.hosts} x {chips_per_host(tpu)}",
-            str(tpu.chip.hbm_bytes // 2**30),
+            str(tpu.chip.hbm_gib),
             topology(tpu),
             f"`{names.runtime}`" if names.runtime else "-",
             machine if names.accelerator else "-",

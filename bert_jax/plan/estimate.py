@@ -65,7 +65,7 @@ def estimate_step(
         measure(compile_step(with_layers(config, number), span, where, cache, say), where, number)
         for number in FEW_LAYERS
     )
-    result = extrapolate(few, more, layers)
+    result = extrapolate(few, more, layers, where.fast_bytes_per_device)
     available = where.hbm_bytes_per_device - RESERVED_BYTES
     if result.memory.total > available:
         raise OutOfMemoryError(result.memory.total, available)
@@ -84,11 +84,11 @@ def measure(compiled: Compiled, where: Slice, layers: int) -> Estimate:
     return Estimate(memory, timeline(parse(compiled.text), where), (layers,))
 
 
-def extrapolate(few: Estimate, more: Estimate, layers: int) -> Estimate:
+def extrapolate(few: Estimate, more: Estimate, layers: int, fast_bytes: int) -> Estimate:
     """The straight line through two estimates, at `layers` layers.
 
-    Temporaries, which are no line, are at least those of the longer model in proportion; they can
-    still be too few, as a short model keeps more in fast memory (docs/performance.md).
+    Temporaries, which are no line, are at least those of the longer model in proportion, and what
+    that may have kept in a device's `fast_bytes`, where no longer model finds room.
     """
     (low,), (high,) = few.layers, more.layers
 
@@ -112,7 +112,7 @@ def extrapolate(few: Estimate, more: Estimate, layers: int) -> Estimate:
         _figures(line, few.time.uncosted, more.time.uncosted),
     )
     memory = Memory(*(round(line(*size)) for size in sizes))
-    temporary = max(memory.temporary, more.memory.temporary * layers // high)
+    temporary = max(memory.temporary, more.memory.temporary * layers // high) + fast_bytes
     return Estimate(dataclasses.replace(memory, temporary=temporary), time, (low, high))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from bert_jax import attention, encoder, model
+from bert_jax import attention, dropout
 from bert_jax.config import BertConfig
 from bert_jax.convert.mapping import flatten
 from bert_jax.model import apply_pretraining, encode, init_params
@@ -279,12 +279,12 @@ def test_dropout_is_where_the_original_has_it(params, monkeypatch):
     config = dataclasses.replace(CONFIG, hidden_dropout=0.25, attention_dropout=0.5)
     calls = []
 
-    def record(x, rate, key):
-        calls.append((x.shape, rate, key is not None))
-        return x
+    def record(shape, rate, key):
+        calls.append((shape, rate, key is not None))
+        return None, 1.0
 
-    for owner in (model, attention, encoder):
-        monkeypatch.setattr(owner, "dropout", record)
+    for owner in (dropout, attention):
+        monkeypatch.setattr(owner, "draw", record)
     jax.eval_shape(lambda: apply_pretraining(config, params, make_batch(), KEY))
     # The embeddings after their LayerNorm, then in a layer: attention probabilities, attention
     # output, output of the inner layers. The layers are traced once.
@@ -300,12 +300,12 @@ def test_dropout_is_where_the_original_has_it(params, monkeypatch):
 def test_every_dropout_of_every_layer_has_its_own_key(params, monkeypatch):
     seen = []
 
-    def record(x, rate, key):
+    def record(shape, rate, key):
         jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
-        return x
+        return None, 1.0
 
-    for owner in (model, attention, encoder):
-        monkeypatch.setattr(owner, "dropout", record)
+    for owner in (dropout, attention):
+        monkeypatch.setattr(owner, "draw", record)
     jax.block_until_ready(apply_pretraining(CONFIG, params, make_batch(), KEY))
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 1 + 3 * CONFIG.num_layers
