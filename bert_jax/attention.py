@@ -4,14 +4,14 @@
 Source: `attention_layer` in `modeling.py` of google-research/bert.
 """
 
-import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from bert_jax.dropout import draw
+from bert_jax.dropout import draw_kept
 from bert_jax.layers import exact_dtype
 
 # Added to the scores of padding. exp(-10000) is zero even in float64, so padding gets no weight at
@@ -19,43 +19,88 @@ from bert_jax.layers import exact_dtype
 MASKED_SCORE = -10000.0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def softmax(scores: jax.Array, kept: jax.Array | None, dtype: DTypeLike) -> jax.Array:
-    """Softmax over the last axis but one in the type of `scores`, rounded to `dtype`.
+@jax.custom_vjp
+def weighted_sums(
+    query: jax.Array, key: jax.Array, value: jax.Array, penalty: jax.Array, kept: jax.Array | None
+) -> jax.Array:
+    """Sums of `value` over the keys, weighted by softmax(key query / sqrt(head_dim) + penalty).
 
-    Differentiated by hand: of [batch, heads, length, length] the results are saved, with a minus
-    sign where they were dropped; nothing in float32, and no mask.
+    Differentiated by hand: of [batch, heads, length, length] the probabilities alone are saved,
+    rounded, with a minus sign where they were dropped; nothing in float32, and no mask. As in
+    `dense`, the backward products take operands in the compute dtype.
 
     Args:
-        scores: [..., length, length].
-        kept: as `scores`, false where the result is to be 0; None keeps all.
-        dtype: of the result.
+        query: [batch, length, heads, head_dim] in the compute dtype.
+        key: as `query`.
+        value: as `query`.
+        penalty: [batch, length], added to all scores of a key; float32 at least, the type in which
+            scores and softmax are.
+        kept: bool [batch, heads, length of keys, length of queries]; false drops a probability,
+            those kept are not scaled up; None keeps all.
+
+    Returns:
+        [batch, length, heads, head_dim] in the type of `penalty`.
     """
-    return _softmax_forward(scores, kept, dtype)[0]
+    return _weighted_sums_forward(query, key, value, penalty, kept)[0]
 
 
-@jax.named_scope("softmax")
-def _softmax_forward(
-    scores: jax.Array, kept: jax.Array | None, dtype: DTypeLike
-) -> tuple[jax.Array, tuple[jax.Array]]:
-    probabilities = jax.nn.softmax(scores, axis=-2).astype(dtype)
-    if kept is None:
-        return probabilities, (probabilities,)
-    signed = jnp.where(kept, probabilities, -probabilities)
-    return jnp.maximum(signed, 0), (signed,)
+def _weighted_sums_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, penalty: jax.Array, kept: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    # Keys before queries: as TPUs sum along this axis, and dropout's words come apart (`dropout`).
+    scores = _product("bknd,bqnd->bnkq", key, query, penalty.dtype)
+    scores = scores / math.sqrt(query.shape[-1]) + penalty[:, None, :, None]
+    with jax.named_scope("softmax"):
+        signed = jax.nn.softmax(scores, axis=-2).astype(value.dtype)
+        if kept is not None:
+            signed = jnp.where(kept, signed, -signed)
+        probabilities = jnp.maximum(signed, 0)
+    sums = _product("bnkq,bknd->bqnd", probabilities, value, penalty.dtype)
+    return sums, (query, key, value, signed)
 
 
-@jax.named_scope("softmax")
-def _softmax_backward(
-    dtype: DTypeLike, saved: tuple[jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, None]:
-    exact = exact_dtype(dtype)
-    signed, gradient = saved[0].astype(exact), gradient.astype(exact)
-    weighted = jnp.maximum(signed, 0) * gradient
-    return weighted - jnp.abs(signed) * jnp.sum(weighted, axis=-2, keepdims=True), None
+def _weighted_sums_backward(
+    saved: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    query, key, value, signed = saved
+    exact, rounded = gradient.dtype, value.dtype
+    gradient = gradient.astype(rounded)
+    to_value = _product("bnkq,bqnd->bknd", jnp.maximum(signed, 0), gradient, exact)
+    # Rounded, for TPUs write it down: they need its mean before they go on.
+    to_kept = _product("bknd,bqnd->bnkq", value, gradient, exact).astype(rounded).astype(exact)
+    with jax.named_scope("softmax"):
+        signed = signed.astype(exact)
+        weighted = jnp.maximum(signed, 0) * to_kept
+        to_scores = weighted - jnp.abs(signed) * jnp.sum(weighted, axis=-2, keepdims=True)
+        to_scores /= math.sqrt(query.shape[-1])
+    to_query, to_key = jax.lax.platform_dependent(
+        to_scores, query, key, tpu=_to_query_and_key(exact), default=_to_query_and_key(rounded)
+    )
+    gradients = (each.astype(rounded) for each in (to_query, to_key, to_value))
+    return *gradients, None, None
 
 
-softmax.defvjp(_softmax_forward, _softmax_backward)
+def _to_query_and_key(operands: DTypeLike) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Backward products, with the gradient of scores in a type.
+
+    TPUs round it themselves: told to, they write it down instead of computing it in both products.
+    """
+
+    def products(
+        to_scores: jax.Array, query: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        exact, to_scores = to_scores.dtype, to_scores.astype(operands)
+        to_query = _product("bnkq,bknd->bqnd", to_scores, key, exact)
+        return to_query, _product("bnkq,bqnd->bknd", to_scores, query, exact)
+
+    return products
+
+
+weighted_sums.defvjp(_weighted_sums_forward, _weighted_sums_backward)
+
+
+def _product(axes: str, x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
+    return jnp.einsum(axes, x, y, preferred_element_type=dtype)
 
 
 @jax.named_scope("attention")
@@ -81,11 +126,7 @@ def attend(
         [batch, length, heads, head_dim] in the type of `query`. The softmax is in float32 at least.
     """
     exact = exact_dtype(query.dtype)
-    # Keys before queries: as TPUs sum along this axis, and dropout's words come apart (`dropout`).
-    scores = jnp.einsum("bknd,bqnd->bnkq", key, query, preferred_element_type=exact)
     penalty = jnp.where(input_mask != 0, 0.0, MASKED_SCORE).astype(exact)
-    scores = scores / math.sqrt(query.shape[-1]) + penalty[:, None, :, None]
-    kept, scale = draw(scores.shape, dropout_rate, dropout_key)
-    probabilities = softmax(scores, kept, query.dtype)
-    context = jnp.einsum("bnkq,bknd->bqnd", probabilities, value, preferred_element_type=exact)
-    return (context * scale).astype(query.dtype)
+    batch, length, heads, _ = query.shape
+    kept, scale = draw_kept((batch, heads, length, length), dropout_rate, dropout_key)
+    return (weighted_sums(query, key, value, penalty, kept) * scale).astype(query.dtype)

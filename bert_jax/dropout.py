@@ -14,16 +14,17 @@ from jax.extend.random import threefry2x32_p
 @jax.named_scope("dropout")
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes values with probability `rate` and scales the others up; without a key, `x` itself."""
-    kept, scale = draw(x.shape, rate, key)
+    kept, scale = draw_kept(x.shape, rate, key)
     return x if kept is None else jnp.where(kept, x * scale, 0).astype(x.dtype)
 
 
 @jax.named_scope("dropout")
-def draw(
+def draw_kept(
     shape: tuple[int, ...], rate: float, key: jax.Array | None
 ) -> tuple[jax.Array | None, float]:
-    """Which of `shape` values are kept (None: all), and by what those are to be multiplied.
+    """Which values of an array of `shape` are kept, and the factor that makes up for the others.
 
+    The first is bool [shape], or None for all.
     Eight random bits decide a value, so the rate is rounded to the next 1/256 (0.1 becomes
     26/256 = 0.1016); the scale follows the rounded rate, so that the expectation stays exact.
     """

@@ -7,7 +7,6 @@ The parameters of all layers are stacked along a leading axis `layers`. `BertCon
 Source: `transformer_model` in `modeling.py` of google-research/bert.
 """
 
-import math
 from typing import Any, Protocol
 
 import jax
@@ -40,15 +39,14 @@ class QueryKeyValue(nnx.Module):
     """The three dense layers of self-attention, multiplied as one.
 
     The kernel is [3, all_heads, hidden], outputs first and heads side by side: a device's shard is
-    whole rows, which TPUs gather and multiply as they lie.
+    whole rows, unless `tensor` has them, and TPUs gather and multiply those as they lie.
     """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
         self.heads = (config.num_heads, config.head_dim)
-        features = math.prod(self.heads)
-        kernel = truncated_normal(rngs, (3, features, config.hidden_size), config.initializer_range)
-        self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(jnp.zeros((3, features), jnp.float32))
+        shape = (3, config.num_heads * config.head_dim, config.hidden_size)
+        self.kernel = nnx.Param(truncated_normal(rngs, shape, config.initializer_range))
+        self.bias = nnx.Param(jnp.zeros(shape[:2], jnp.float32))
 
     def __call__(self, hidden: jax.Array) -> tuple[jax.Array, ...]:
         """Maps [batch, length, hidden] to three times [batch, length, heads, head_dim]."""
@@ -72,8 +70,8 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: BertConfig, rngs: nnx.Rngs) -> None:
         self.config = config
         self.qkv = QueryKeyValue(config, rngs)
-        features = config.num_heads * config.head_dim
-        self.output = HeadsOutput(features, config.hidden_size, config, rngs)
+        all_heads = config.num_heads * config.head_dim
+        self.output = HeadsOutput(all_heads, config.hidden_size, config, rngs)
         self.norm = LayerNorm(config)
 
     def context(self, hidden: jax.Array, input_mask: jax.Array, key: jax.Array | None) -> jax.Array:

@@ -5,7 +5,8 @@ Through Cloud Storage FUSE a `flock` holds on one host only. So process 0 also w
 run.lease and refreshes it every 15 seconds. Who finds a lease watches it: one that is refreshed is
 somebody's, and the newcomer is refused; one that stays as it is for a minute has lost its owner.
 An owner that finds another name there, after a minute without its storage for example, was taken
-for dead; it ends itself and its run, because two would overwrite each other's checkpoints.
+for dead; it ends itself and its run, because two would overwrite each other's checkpoints. One that
+was held up after it had read the lease reads it again before it writes.
 """
 
 import contextlib
@@ -107,12 +108,15 @@ def _keep(
     failing, pause = False, REFRESH_SECONDS
     while not done.wait(pause):
         try:
-            asked, pause = time.monotonic(), REFRESH_SECONDS
+            pause = REFRESH_SECONDS
+            asked = time.monotonic()
             found = _read(path)
-            if found == {}:  # it is being written, by another or by us on a disk that was full
-                time.sleep(_LOOK_SECONDS)
+            if found == {}:  # somebody is writing it, or our last write met a full disk
+                done.wait(_LOOK_SECONDS)
                 found = _read(path)
-            if found != {} and not _is_mine(found, mine) and not done.is_set():
+            if done.is_set():
+                return
+            if found != {} and not _is_mine(found, mine):
                 leave(
                     f"{path} was taken over by {_name(found or {})}, for this run had not "
                     f"refreshed it within {EXPIRY_SECONDS:g} s; this run ends, so that the two do "

@@ -126,8 +126,9 @@ def init_params(config: BertConfig, key: jax.Array) -> Params:
     """Random float32 parameters: truncated normal 0.02, biases 0, LayerNorm scales 1.
 
     Returns:
-        Nested dictionary of arrays. Kernels are [inputs, outputs]; encoder parameters have a
-        leading axis `layers`; rows of `embeddings/word` beyond the vocabulary are zero.
+        Nested dictionary of arrays. Kernels are [inputs, outputs], that of query, key and value
+        [3, outputs, inputs]; encoder parameters have a leading axis `layers`; rows of
+        `embeddings/word` beyond the vocabulary are zero.
     """
     return nnx.to_pure_dict(nnx.state(Bert(config, nnx.Rngs(params=key))))
 

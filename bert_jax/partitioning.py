@@ -2,9 +2,10 @@
 """Which device holds what: the mesh, one table of axis rules, and batches onto the mesh.
 
 Every dimension of every parameter has a logical name (`PARAMETER_AXES`); every logical name maps to
-mesh axes (`AXIS_RULES`). A parameter that the table does not know is an error, so that a new one
-cannot end up replicated by oversight. Optimiser slots follow their parameter; with
-`mesh.shard_optimizer` they are spread over `data` besides (ZeRO stage 1, arXiv 1910.02054).
+the mesh axis `tensor` or to none (`AXIS_RULES`). A parameter that the table does not know is an
+error, so that a new one cannot end up replicated by oversight. Matrices are spread over `fsdp`
+besides, and with `mesh.shard_optimizer` over `data` (ZeRO, arXiv 1910.02054): along which dimension
+follows from the sizes. Optimiser slots follow their parameter.
 """
 
 import math
@@ -21,14 +22,12 @@ from data_pipeline.errors import ConfigError
 
 MESH_AXES = ("slice", "data", "fsdp", "tensor")
 BATCH_AXES = ("slice", "data", "fsdp")
-# For each dimension the mesh axes that it is spread over.
-Layout = list[str | tuple[str, ...] | None]
 
 AXIS_RULES: dict[str, str | None] = {
     "vocab": "tensor",
     "all_heads": "tensor",
     "mlp": "tensor",
-    "hidden": "fsdp",
+    "hidden": None,
     "hidden_out": None,
     "qkv": None,
     "positions": None,
@@ -164,8 +163,8 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
     """A `NamedSharding` for every leaf of a training state (arrays or their shapes).
 
     A leaf whose path ends in a parameter's path (the parameter itself, or an optimiser slot of it)
-    is laid out by that parameter's axes; scalars are replicated. With `shard_optimizer` matrices
-    under `params` and `optimizer` are spread over `data` too; vectors would not be worth it.
+    is laid out by that parameter's axes; scalars are replicated. Vectors are not worth spreading
+    over `fsdp`, and with `shard_optimizer` over `data`, as matrices are.
 
     Raises:
         KeyError: a leaf with dimensions that matches no parameter.
@@ -178,10 +177,10 @@ def state_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) ->
         for start in range(len(names)):
             axes = PARAMETER_AXES.get("/".join(names[start:]))
             if axes is not None:
-                layout: Layout = [AXIS_RULES[axis] for axis in axes]
-                if shard_optimizer and names[0] in ("params", "optimizer") and is_matrix(path):
-                    layout = _spread_over_data(mesh, axes, leaf.shape)
-                return NamedSharding(mesh, PartitionSpec(*layout))
+                over: tuple[str, ...] = ("fsdp",) if is_matrix(path) else ()
+                if over and shard_optimizer:
+                    over = ("fsdp", "data")
+                return NamedSharding(mesh, _layout(mesh, axes, leaf.shape, over))
         raise KeyError(f"no logical axes for {jax.tree_util.keystr(path)}: add to PARAMETER_AXES")
 
     return jax.tree_util.tree_map_with_path(sharding, state)
@@ -192,25 +191,29 @@ def is_matrix(path: tuple[Any, ...]) -> bool:
     return path[-1].key not in ("scale", "bias")
 
 
-def _spread_over_data(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> Layout:
-    """By the rules, with `data` added to the first dimension that it divides, if there is one.
+def _layout(
+    mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], over: Sequence[str]
+) -> PartitionSpec:
+    """By the rules, and each mesh axis of `over` along a dimension that it divides, if any.
 
     The first, because parts of the last are no whole tiles of a TPU's memory; never the layers; and
-    one that is spread already only if no other divides.
+    one that `tensor` has only if no other divides.
     """
-    layout = [AXIS_RULES[axis] for axis in axes]
-    parts = [mesh.shape["data"] * (mesh.shape[axis] if axis else 1) for axis in layout]
-    divided = [
-        index
-        for index, axis in enumerate(axes)
-        if axis != "layers" and shape[index] % parts[index] == 0
-    ]
-    spread: Layout = [*layout]
-    if divided:
-        index = min(divided, key=lambda index: parts[index])
-        axis = layout[index]
-        spread[index] = (axis, "data") if axis else "data"
-    return spread
+    rules = [AXIS_RULES[axis] for axis in axes]
+    layout: list[tuple[str, ...]] = [(rule,) if rule else () for rule in rules]
+    shared = [bool(rule) and mesh.shape[rule] > 1 for rule in rules]
+    for added in over:
+        divided = [
+            index
+            for index, spread in enumerate(layout)
+            if axes[index] != "layers"
+            and shape[index] % math.prod(mesh.shape[axis] for axis in (*spread, added)) == 0
+        ]
+        if divided:
+            layout[min(divided, key=lambda index: shared[index])] += (added,)
+    return PartitionSpec(
+        *(spread if len(spread) > 1 else next(iter(spread), None) for spread in layout)
+    )
 
 
 def with_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) -> Any:

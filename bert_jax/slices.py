@@ -21,7 +21,7 @@ from data_pipeline.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One generation of TPU. Rates are of a chip, in bytes and operations per second."""
+    """One generation of TPU. All is of a chip; rates are bytes and operations per second."""
 
     topology: str  # the generation's name in libtpu
     cores_in_name: bool  # whether the slice's name counts TensorCores instead of chips
@@ -32,7 +32,7 @@ class Chip:
     peak_flops: float  # bfloat16
     clock_hz: float  # of the vector unit, in which libtpu counts its cycles
     hbm_gib: int
-    fast_mib: int  # beside the matrix units: VMEM, and CMEM on v4
+    fast_mib: int  # beside the matrix units of all cores: VMEM, and CMEM on v4
     hbm_bandwidth: float
     link_bandwidth: float  # of one link, one way
     network_bandwidth: float  # between slices, one way, a chip's share of its host

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table between our parameter tree and the tensor names of other formats, read both ways.
 
-It only says how things are called and lie: `bert_jax.convert.mapping` cuts and merges tensors.
+It only says what tensors are called and which are transposed: `bert_jax.convert.mapping` cuts and
+merges them.
 Hugging Face took over the names of the original (`modeling.py`, `run_pretraining.py` of
 google-research/bert) with few changes.
 """
@@ -128,7 +129,7 @@ class Naming:
         return (prefix + name).format(layer=layer, part=part)
 
 
-# We keep kernels as [in, out] but for these.
+# Our kernels are [in, out], but these [out, in].
 _OUTPUTS_FIRST = frozenset({"encoder/attention/qkv/kernel"})
 _KERNELS = frozenset(row.path for row in TABLE if row.path.endswith("/kernel"))
 # torch.nn.Linear keeps its weight as [out, in]. The decoder shares the word table and its bias.

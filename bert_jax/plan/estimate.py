@@ -87,8 +87,8 @@ def measure(compiled: Compiled, where: Slice, layers: int) -> Estimate:
 def extrapolate(few: Estimate, more: Estimate, layers: int, fast_bytes: int) -> Estimate:
     """The straight line through two estimates, at `layers` layers.
 
-    Temporaries, which are no line, are at least those of the longer model in proportion, and what
-    that may have kept in a device's `fast_bytes`, where no longer model finds room.
+    Temporaries do not follow a line. They are taken to be at least the longer model's in proportion
+    and `fast_bytes` more, a device's fast memory: what the two kept there, others keep in HBM.
     """
     (low,), (high,) = few.layers, more.layers
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked attention against a loop over its definition."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import attention
+from bert_jax import attention, dropout
 from bert_jax.attention import attend
 
 
@@ -70,29 +72,46 @@ def test_softmax_of_bfloat16_is_in_float32(monkeypatch):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25])
-def test_softmax_and_its_gradient_are_those_of_the_plain_formula(rate):
-    random = np.random.default_rng(0)
-    scores, pull = random.normal(size=(2, 3, 2, 7, 7))
-    kept = random.random(scores.shape) >= rate if rate else None
+def test_attention_and_its_gradients_are_those_of_the_plain_formula(rate):
+    inputs, seen = random_inputs(), mask([7, 4, 1])
+    pull = np.random.default_rng(1).normal(size=inputs[0].shape)
+    key = jax.random.key(0)
 
-    def plain(scores):
-        powers = jnp.exp(scores)
-        probabilities = powers / powers.sum(-2, keepdims=True)
-        return probabilities if kept is None else jnp.where(kept, probabilities, 0)
+    def plain(query, key_, value):
+        scores = jnp.einsum("bknd,bqnd->bnkq", key_, query) / np.sqrt(query.shape[-1])
+        weights = jnp.exp(scores) * seen[:, None, :, None]
+        weights /= weights.sum(-2, keepdims=True)
+        if rate:
+            kept, scale = dropout.draw_kept(weights.shape, rate, key)
+            weights = jnp.where(kept, weights * scale, 0)
+        return jnp.einsum("bnkq,bknd->bqnd", weights, value)
 
     with jax.enable_x64(True):
-        expected, expected_back = jax.vjp(plain, scores)
-        found, back = jax.vjp(lambda scores: attention.softmax(scores, kept, np.float64), scores)
+        expected, expected_back = jax.vjp(plain, *inputs)
+        found, back = jax.vjp(lambda *args: attend(*args, seen, rate, key), *inputs)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
-        np.testing.assert_allclose(back(pull)[0], expected_back(pull)[0], rtol=0, atol=1e-14)
+        for gradient, other in zip(back(pull), expected_back(pull), strict=True):
+            np.testing.assert_allclose(gradient, other, rtol=0, atol=1e-13)
 
 
-def test_no_mask_is_saved_and_nothing_in_float32():
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_of_all_pairs_of_tokens_only_rounded_probabilities_are_saved(rate):
     inputs = random_inputs(length=9, dtype=jnp.bfloat16)
     key = jax.random.key(0)
-    _, back = jax.vjp(lambda *args: attend(*args, mask([9, 4, 1], 9), 0.25, key), *inputs)
-    of_pairs = [leaf.dtype for leaf in jax.tree.leaves(back) if leaf.shape[-2:] == (9, 9)]
-    assert set(of_pairs) == {np.dtype(jnp.bfloat16)}
+    _, back = jax.vjp(lambda *args: attend(*args, mask([9, 4, 1], 9), rate, key), *inputs)
+    saved = [leaf.dtype for leaf in jax.tree.leaves(back) if leaf.shape[-2:] == (9, 9)]
+    assert saved == [np.dtype(jnp.bfloat16)]
+
+
+def test_no_product_has_operands_of_two_types():
+    inputs = random_inputs(dtype=jnp.bfloat16)
+
+    def total(*args):
+        return jnp.sum(attend(*args, mask([7, 4, 1]), 0.25, jax.random.key(0)), dtype=np.float32)
+
+    text = jax.jit(jax.value_and_grad(total, (0, 1, 2))).lower(*inputs).as_text()
+    operands = re.findall(r"dot_general .*: \(tensor<[\dx]*(\w+)>, tensor<[\dx]*(\w+)>\)", text)
+    assert len(operands) == 6 and set(operands) == {("bf16", "bf16")}
 
 
 def test_dropout_hits_probabilities_and_keeps_their_mean():

@@ -340,7 +340,8 @@ class TestOtherArrays:
         state = make_state(0)
         change(state)
         checkpoints = Checkpoints(saved, keep_last=9)
-        with pytest.raises(DataError, match=message):
+        advice = "Use the configuration, and the version of bert_jax, that it was saved with."
+        with pytest.raises(DataError, match=rf"{message}\n(.*\n)*{advice}$"):
             checkpoints.restore(abstract(state))
         checkpoints.close()
         assert names(saved) == {"10", "20"}

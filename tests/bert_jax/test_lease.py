@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -157,7 +158,7 @@ def test_a_lease_that_cannot_be_read_expires_too(
 
 
 @pytest.mark.parametrize("held_up", [0.0, 0.4], ids=["being written", "stopped after reading"])
-def test_an_owner_does_not_write_over_who_has_just_taken_over(
+def test_an_owner_does_not_write_over_one_that_has_just_taken_over(
     tmp_path: pathlib.Path, quick: None, monkeypatch: pytest.MonkeyPatch, held_up: float
 ) -> None:
     monkeypatch.setattr(lease, "REFRESH_SECONDS", 0.05)
@@ -180,6 +181,23 @@ def test_an_owner_does_not_write_over_who_has_just_taken_over(
             time.sleep(0.01)
         assert len(left) == 1 and "was taken over by" in left[0]
         assert json.loads((tmp_path / lease.NAME).read_text())["run"] == "0"
+
+
+def test_an_owner_that_ends_leaves_the_lease_to_one_that_has_just_taken_over(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "REFRESH_SECONDS", 0.0)
+    done, left = threading.Event(), []
+
+    def ended_meanwhile(path: pathlib.Path) -> dict[str, Any]:
+        leave_behind(tmp_path)
+        done.set()
+        return json.loads(path.read_text())
+
+    monkeypatch.setattr(lease, "_read", ended_meanwhile)
+    lease._keep(tmp_path / lease.NAME, {"run": "1"}, done, lambda *args: left.append(args))
+    assert json.loads((tmp_path / lease.NAME).read_text())["run"] == "0"
+    assert not left
 
 
 def test_storage_that_fails_for_a_while_does_not_end_a_run(

@@ -284,7 +284,7 @@ def test_dropout_is_where_the_original_has_it(params, monkeypatch):
         return None, 1.0
 
     for owner in (dropout, attention):
-        monkeypatch.setattr(owner, "draw", record)
+        monkeypatch.setattr(owner, "draw_kept", record)
     jax.eval_shape(lambda: apply_pretraining(config, params, make_batch(), KEY))
     # The embeddings after their LayerNorm, then in a layer: attention probabilities, attention
     # output, output of the inner layers. The layers are traced once.
@@ -305,7 +305,7 @@ def test_every_dropout_of_every_layer_has_its_own_key(params, monkeypatch):
         return None, 1.0
 
     for owner in (dropout, attention):
-        monkeypatch.setattr(owner, "draw", record)
+        monkeypatch.setattr(owner, "draw_kept", record)
     jax.block_until_ready(apply_pretraining(CONFIG, params, make_batch(), KEY))
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 1 + 3 * CONFIG.num_layers

@@ -125,6 +125,24 @@ def test_slots_are_spread_over_data_where_a_dimension_divides():
     assert shardings["params"] == slots  # weights are kept beside their slots
 
 
+@pytest.mark.parametrize(
+    ("axes", "shard_optimizer", "sizes"),
+    [
+        ({"data": 8}, False, (1, 1, 1, 1)),
+        ({"data": 8}, True, (1, 1, 8, 1)),
+        ({"data": 1, "fsdp": 8}, False, (1, 1, 8, 1)),
+        ({"data": 2, "fsdp": 4}, True, (1, 1, 8, 1)),
+        ({"data": 1, "fsdp": 4, "tensor": 2}, False, (1, 1, 2, 4)),  # columns: `tensor` has rows
+    ],
+)
+def test_a_shard_of_query_key_and_value_is_whole_rows(axes, shard_optimizer, sizes):
+    mesh = partitioning.make_mesh(MeshConfig(**axes))
+    placed = partitioning.with_shardings(mesh, abstract_state(), shard_optimizer=shard_optimizer)
+    kernel = placed["params"]["encoder"]["attention"]["qkv"]["kernel"]
+    shard = kernel.sharding.shard_shape(kernel.shape)
+    assert tuple(np.floor_divide(kernel.shape, shard)) == sizes
+
+
 @pytest.mark.parametrize("optimizer", ["bert_adam", "adamw", "lamb"])
 def test_slots_are_laid_out_like_their_parameters(optimizer):
     mesh = partitioning.make_mesh(MeshConfig(2, 2, 2))

@@ -206,7 +206,7 @@ def test_layers_are_a_straight_line_that_is_not_optimistic_about_memory():
     assert found.time.exchanges == expected.time.exchanges
     assert found.time.uncosted == expected.time.uncosted
     assert found.layers == (12, 24)
-    # The longer model had more room in fast memory than the line supposes, or all of it.
+    # The longer model kept more in fast memory than the line supposes; or filled it.
     assert extrapolate(at(12, 50), at(24, 66), 48, 0).memory.temporary == 2 * 66
     assert extrapolate(at(12, 50), at(24, 66), 48, 5).memory.temporary == 2 * 66 + 5
 

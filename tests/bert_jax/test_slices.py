@@ -47,6 +47,22 @@ def test_axes_close_to_rings_on_large_slices_only(name, wrapped):
     assert find_slice(name).wrapped == wrapped
 
 
+@pytest.mark.parametrize(
+    ("name", "gib", "fast_mib"),
+    [
+        ("v2-32", 8, 16),
+        ("v3-32", 16, 16),
+        ("v4-32", 32, 160),
+        ("v5e-16", 16, 128),
+        ("tpu7x-32", 96, 64),
+    ],
+)
+def test_two_cores_apart_share_the_memory_of_their_chip(name, gib, fast_mib):
+    where = find_slice(name)
+    assert where.hbm_bytes_per_device == gib * 2**30
+    assert where.fast_bytes_per_device == fast_mib * 2**20
+
+
 def test_several_slices_add_up():
     found = find_slice("v4-32", count=3)
     assert (found.chips, found.hosts, found.devices) == (48, 12, 48)
