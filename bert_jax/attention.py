@@ -66,7 +66,7 @@ def _weighted_sums_backward(
     exact, rounded = gradient.dtype, value.dtype
     gradient = gradient.astype(rounded)
     to_value = _product("bnkq,bqnd->bknd", jnp.maximum(signed, 0), gradient, exact)
-    # Rounded, for TPUs write it down: they need its mean before they go on.
+    # Rounded, since it is written down: its mean is needed before anything is made of it.
     to_kept = _product("bknd,bqnd->bnkq", value, gradient, exact).astype(rounded).astype(exact)
     with jax.named_scope("softmax"):
         signed = signed.astype(exact)
