@@ -211,9 +211,7 @@ def _layout(
         ]
         if divided:
             layout[min(divided, key=lambda index: shared[index])] += (added,)
-    return PartitionSpec(
-        *(spread if len(spread) > 1 else next(iter(spread), None) for spread in layout)
-    )
+    return PartitionSpec(*layout)
 
 
 def with_shardings(mesh: Mesh, state: Any, *, shard_optimizer: bool = False) -> Any:
