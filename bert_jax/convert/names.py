@@ -2,9 +2,8 @@
 """The table between our parameter tree and the tensor names of other formats, read both ways.
 
 It only says what tensors are called and which are transposed: `bert_jax.convert.mapping` cuts and
-merges them.
-Hugging Face took over the names of the original (`modeling.py`, `run_pretraining.py` of
-google-research/bert) with few changes.
+merges them. Hugging Face took over the names of the original (`modeling.py`, `run_pretraining.py`
+of google-research/bert) with few changes.
 """
 
 import dataclasses
