@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collectives of a scheduled program: which instructions start, drive, await or are one.
 
-libtpu writes an exchange in one of five ways: as it is; between `-start` and `-done`; as a fusion
+libtpu writes an exchange in one of six ways: as it is; between `-start` and `-done`; as a fusion
 that holds nothing else (a reduce-scatter is a fused all-reduce whose slice is kept); as a chain of
 fusions, a start, computations that move it on as they run, and a done (v5e and later), each of
-which repeats the collective with the chain's number; or, between slices, as a pair of `send` and
-`recv` that the hosts carry out, of which the second is counted.
+which repeats the collective with the chain's number; as a computation that another unit of the
+chip, its SparseCore, is called for and that is awaited later (TPU7x); or, between slices, as a pair
+of `send` and `recv` that the hosts carry out, of which the second is counted.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ def exchanges(program: Program, each: Instruction, where: Slice) -> Exchanges:
         return Exchanges(collective(opcode, each, where.devices))
     if each.opcode == "recv":
         return Exchanges(_between(each, where))
-    if each.opcode not in ("fusion", "async-start"):
+    if each.opcode not in ("fusion", "async-start", "call-start"):
         return Exchanges()
     inner = program.within(each)
     found = [one for one in inner if one.opcode.removesuffix("-start") in COLLECTIVES]

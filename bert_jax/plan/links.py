@@ -55,9 +55,15 @@ def collective(kind: str, instruction: Instruction, devices: int) -> Collective:
     if kind == "reduce-scatter":
         size *= group
     dtypes = {array.dtype for array in arrays if array.dims} or {a.dtype for a in arrays}
-    # In an asynchronous chain libtpu names no algorithm, but counts the steps of a ring.
-    ring = '"emitter":"1D' in instruction.attributes or "chain_id=" in instruction.attributes
-    return Collective(kind, size, group, "+".join(sorted(dtypes)), ring)
+    return Collective(kind, size, group, "+".join(sorted(dtypes)), _one_ring(instruction))
+
+
+def _one_ring(instruction: Instruction) -> bool:
+    """Whether libtpu sends along one ring; in a chain it names none, but counts a ring's steps."""
+    written = instruction.attributes
+    # A SparseCore goes round a ring of so many cores, or round one of each axis in turn.
+    offloaded = '"ring_type"' in written and '"ring_dim"' not in written
+    return offloaded or '"emitter":"1D' in written or "chain_id=" in written
 
 
 def group_size(instruction: Instruction, devices: int) -> int:

@@ -148,6 +148,12 @@ _STAND = r"""
   ROOT %reduce-scatter.1 = bf16[256,1024]{1,0:T(8,128)(2,1)} reduce-scatter(%param_0.7), channel_id=7, replica_groups=[1,16]<=[16], dimensions={0}, to_apply=%add.1
 }
 
+%called_computation.5 (param_0.5: bf16[256,1024], param_1.5: token[]) -> bf16[4096,1024] {
+  %param_1.5 = token[] parameter(1)
+  %param_0.5 = bf16[256,1024]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %all-gather.65 = bf16[4096,1024]{1,0:T(8,128)(2,1)} all-gather(%param_0.5), channel_id=1, replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}, dimensions={0}, use_global_device_ids=true, backend_config={"device_type":"DEVICE_TYPE_SPARSECORE","collective_offload_config":{"all_gather_offload_config":{"ici_strategy_config":{"color_strategies":[{"phase_rings":[{"ring_type":"ICI_RING_TYPE_UNIDIR_CW","core_count":"16"}]},{"phase_rings":[{"ring_type":"ICI_RING_TYPE_UNIDIR_CCW","core_count":"16"}]}]}}}}
+}, execution_thread="sparsecore"
+
 %fused_computation.4 (param_0.4: f32[30592,768], param_1.4: s32[2048], param_2.4: f32[2048,768]) -> f32[30592,768] {
   %param_0.4 = f32[30592,768]{1,0:T(8,128)} parameter(0)
   %param_1.4 = s32[2048]{0:T(1024)} parameter(1)

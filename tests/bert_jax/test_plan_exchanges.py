@@ -125,6 +125,22 @@ def test_what_computation_does_not_hide_of_an_exchange_is_exposed(lines, exposed
         assert (scatter.count, scatter.bytes) == (1, 2 * 4096 * 1024)
 
 
+def test_what_a_sparse_core_is_called_for_is_an_exchange_beside_computation():
+    start = (
+        "%all-gather.66.call-start = ((bf16[256,1024]{1,0}, token[]), bf16[4096,1024]{1,0}) "
+        'call-start(%param.2, %param.3), async_execution_thread="sparsecore", '
+        "to_apply=%called_computation.5"
+    )
+    done = "%all-gather.66.call-done = bf16[4096,1024]{1,0} call-done(%all-gather.66.call-start)"
+    time = timeline(parse(with_entry(start, "compute(1)", done)), V4)
+    ((name, gather),) = time.exchanges.items()
+    assert (name, gather.count, gather.bytes) == ("all-gather bf16 over 16", 1, 2 * 4096 * 1024)
+    ring = Collective("all-gather", 2 * 4096 * 1024, 16, "bf16", ring=True)
+    assert gather.seconds == seconds(ring, V4)
+    assert gather.exposed == pytest.approx(gather.seconds - COMPUTED)
+    assert time.seconds["collectives"] == gather.exposed
+
+
 def test_a_prefetch_goes_on_while_an_exchange_holds_everything_up():
     start = (
         "%copy-start.1 = (f32[1024,128]{1,0:S(3)}, f32[1024,128]{1,0}, u32[]{:S(2)}) "
