@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bert_jax import data_parallel
 from bert_jax.config import MeshConfig
 from bert_jax.data_parallel import DataParallel
 from bert_jax.partitioning import BATCH_AXES, make_mesh
@@ -50,7 +51,12 @@ def exchange(mesh_config, spec, gradients):
     ],
     ids=["zero", "fsdp and zero", "other order", "fsdp", "two slices", "replicated"],
 )
-def test_matrices_travel_in_bfloat16_and_shards_are_added_in_float32(mesh, spec, scattered):
+@pytest.mark.parametrize("scattering", [False, True], ids=["added here", "by the devices"])
+def test_matrices_travel_in_bfloat16_and_shards_are_added_in_float32(
+    monkeypatch, mesh, spec, scattered, scattering
+):
+    if scattering:
+        monkeypatch.setattr(data_parallel, "_SCATTERING", (jax.devices()[0].device_kind,))
     random = np.random.default_rng(0)
     # Values of bfloat16 whose sums are none.
     gradients = {
@@ -68,6 +74,28 @@ def test_matrices_travel_in_bfloat16_and_shards_are_added_in_float32(mesh, spec,
     np.testing.assert_allclose(found["kernel"], exact["kernel"], rtol=2**-7)
     for name, shape in SHAPES.items():
         assert found[name].sharding.is_equivalent_to(params[name].sharding, len(shape))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected", "other"),
+    [(("cpu",), "reduce_scatter", "all_to_all"), (("TPU7x",), "all_to_all", "reduce_scatter")],
+)
+def test_devices_that_reduce_scatter_by_themselves_are_left_to_it(
+    monkeypatch, kinds, expected, other
+):
+    assert jax.devices()[0].device_kind == "cpu"
+    monkeypatch.setattr(data_parallel, "_SCATTERING", kinds)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:8])
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    kernel = {"kernel": jax.ShapeDtypeStruct((16, 3, 5), jnp.float32, sharding=sharding)}
+    devices = DataParallel.over(mesh, kernel, jnp.bfloat16)
+
+    def run(shards, batch, key):
+        whole, send = jax.vjp(devices.fetch, shards)
+        return send(whole)[0], batch.sum()
+
+    traced = str(jax.make_jaxpr(devices.map(run))(kernel, np.ones(8), jax.random.key(0)))
+    assert expected in traced and other not in traced
 
 
 @pytest.mark.parametrize("spread", [True, False])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the TPU compiler makes of a training step; `make plan` installs it.
 
-make plan-test       a small model, for v4-32 and v5e-16 (minutes)
+make plan-test       a small model, for v4-32, v5e-16 and tpu7x-32 (minutes)
 pytest -m soak tests/bert_jax/test_plan_on_tpu.py      real models, the calibration (an hour)
 """
 
@@ -77,6 +77,24 @@ def test_matrices_are_gathered_and_scattered_in_bfloat16_beside_computation(slic
     assert "all-reduce bf16 over 16" not in exchanges
     assert "all-to-all-start(" in found.text
     assert "AsyncCollectiveStart" in found.text  # of gathers
+
+
+def test_a_sparse_core_gathers_and_scatters_and_adds_in_float32():
+    found, program, where = compiled("tpu7x-32", sharded=True)
+    called = {
+        inner.opcode
+        for each in program.computations[program.entry]
+        if each.opcode == "call-start"
+        for inner in program.within(each)
+    }
+    assert {"all-gather", "reduce-scatter"} <= called
+    assert "all-to-all(" not in found.text and "all-to-all-start(" not in found.text
+    exchanges = timeline(program, where).exchanges
+    matrices = 12 * 128**2 + 1024 * 128
+    assert 2 * matrices <= exchanges["all-gather bf16 over 32"].bytes <= 4 * matrices
+    # Of words, positions and `down`; shards of the others are less than a tile of 8 rows.
+    scattered = 4 * (1024 + 512 + 512) * 128
+    assert scattered <= exchanges["reduce-scatter f32 over 32"].bytes <= 2 * scattered
 
 
 @pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])
