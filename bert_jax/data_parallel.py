@@ -183,18 +183,25 @@ _hold.defvjp(_hold_forward, _hold_backward)
 
 
 def _sum(gradient: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    def sum_in(dtype: DTypeLike) -> Callable[[jax.Array], jax.Array]:
-        return lambda gradient: jax.lax.psum(gradient.astype(dtype), axes).astype(gradient.dtype)
-
-    # XLA for CPUs (0.10) aborts the process where bfloat16 is summed over devices.
-    exact, given = exact_dtype(gradient.dtype), gradient.dtype
-    return jax.lax.platform_dependent(gradient, cpu=sum_in(exact), default=sum_in(given))
+    return _added(lambda x: jax.lax.psum(x, axes), gradient)
 
 
 def _scatter(gradient: jax.Array, axes: tuple[str, ...], dimension: int) -> jax.Array:
-    """This device's shard of the sum over all, which travels in float32 at least."""
-    exact = gradient.astype(exact_dtype(gradient.dtype))
-    return jax.lax.psum_scatter(exact, axes, scatter_dimension=dimension, tiled=True)
+    """This device's shard of the sum over all, added up on the way."""
+    return _added(
+        lambda x: jax.lax.psum_scatter(x, axes, scatter_dimension=dimension, tiled=True), gradient
+    )
+
+
+def _added(over_devices: Callable[[jax.Array], jax.Array], gradient: jax.Array) -> jax.Array:
+    """A sum over devices in the gradient's type: every addition on the way rounds to that."""
+    exact = exact_dtype(gradient.dtype)
+
+    # XLA for CPUs (0.10) aborts the process where bfloat16 is summed over devices.
+    def on_cpu(x: jax.Array) -> jax.Array:
+        return over_devices(x.astype(exact)).astype(x.dtype)
+
+    return jax.lax.platform_dependent(gradient, cpu=on_cpu, default=over_devices)
 
 
 def _send_and_add(gradient: jax.Array, axes: tuple[str, ...], dimension: int) -> jax.Array:

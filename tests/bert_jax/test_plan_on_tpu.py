@@ -79,7 +79,7 @@ def test_matrices_are_gathered_and_scattered_in_bfloat16_beside_computation(slic
     assert "AsyncCollectiveStart" in found.text  # of gathers
 
 
-def test_a_sparse_core_gathers_and_scatters_and_adds_in_float32():
+def test_a_sparse_core_gathers_and_scatters_in_bfloat16():
     found, program, where = compiled("tpu7x-32", sharded=True)
     called = {
         inner.opcode
@@ -93,8 +93,8 @@ def test_a_sparse_core_gathers_and_scatters_and_adds_in_float32():
     matrices = 12 * 128**2 + 1024 * 128
     assert 2 * matrices <= exchanges["all-gather bf16 over 32"].bytes <= 4 * matrices
     # Of words, positions and `down`; shards of the others are less than a tile of 8 rows.
-    scattered = 4 * (1024 + 512 + 512) * 128
-    assert scattered <= exchanges["reduce-scatter f32 over 32"].bytes <= 2 * scattered
+    scattered = 2 * (1024 + 512 + 512) * 128
+    assert scattered <= exchanges["reduce-scatter bf16 over 32"].bytes <= 2 * scattered
 
 
 @pytest.mark.parametrize("slice_name", ["v4-32", "v5e-16"])

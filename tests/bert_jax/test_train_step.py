@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import partitioning
+from bert_jax import data_parallel, partitioning
 from bert_jax.config import BertConfig, MeshConfig, OptimizerConfig
 from bert_jax.data_parallel import DataParallel
 from bert_jax.model import apply_pretraining
@@ -99,6 +99,14 @@ RECIPES = {
     "all axes, optimiser sharded": MeshConfig(data=2, fsdp=2, tensor=2, shard_optimizer=True),
     "two slices": MeshConfig(data=2, fsdp=2, slices=2, shard_optimizer=True),
 }
+
+
+@pytest.mark.parametrize(
+    "recipe", ["optimiser sharded", "fully sharded", "all axes, optimiser sharded", "two slices"]
+)
+def test_devices_that_reduce_scatter_by_themselves_compute_it_too(monkeypatch, reference, recipe):
+    monkeypatch.setattr(data_parallel, "_SCATTERING", (jax.devices()[0].device_kind,))
+    test_a_mesh_computes_what_one_device_computes(reference, RECIPES[recipe])
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
