@@ -43,6 +43,8 @@ ADVICE = (
      "(roles/container.developer for GKE); its owner grants them"),
     (r"[Aa]ccelerator.{0,60}(not found|not supported|invalid)|Invalid accelerator",
      "this zone does not have that slice: choose another --zone (docs/tpu.md)"),
+    (r"SSH [Kk]ey is not present in the SSH agent",
+     "ssh to several hosts asks your agent for the key: `ssh-add ~/.ssh/google_compute_engine`"),
     (r"exited with return code \[255\]|Connection timed out|Connection refused|Could not SSH",
      "the host did not answer: it may be starting or have been taken away; the same command tries "
      "again, and the firewall must let port 22 in (or --internal_ip from a machine inside)"),
@@ -56,10 +58,22 @@ ADVICE = (
 )  # fmt: skip
 
 
+# What gcloud 528 prints, after half a minute of its own attempts, when nobody answers it.
+_SILENCE = re.compile(
+    r"gcloud crashed \((Connection|Timeout|ReadTimeout|SSL|Transport|ServerNotFound)|"
+    r"HttpError accessing .{0,900}'status': '?5\d\d|\bUNAVAILABLE\b|DEADLINE_EXCEEDED",
+    re.S,
+)
+
+
 class CloudError(UserError):
     """The cloud refused or could not be asked; exit code 69 as BSD's EX_UNAVAILABLE."""
 
     exit_code = 69
+
+
+class CloudSilent(CloudError):
+    """The cloud did not answer; it may when it is asked again."""
 
 
 class Interrupted(UserError):
@@ -141,6 +155,10 @@ class Cloud:
 
 def failure(doing: str, said: str) -> CloudError:
     """One message from what a command of the cloud printed."""
+    if _SILENCE.search(said):
+        return CloudSilent(
+            f"cannot {doing}: the cloud does not answer ({_gist(said)}); is this machine online?"
+        )
     return CloudError(f"cannot {doing}: {_gist(said)}\n{advice(said)}")
 
 

@@ -17,9 +17,10 @@ def archive(revision: str, cloud: Cloud) -> Path:
     """
     path = CACHE / f"bert_jax-{revision[:12]}.tar.gz"
     if not path.is_file():
+        # A person who runs what is printed has it all or not at all.
+        partial = path if cloud.dry_run else path.with_name(f"partial-{path.name}")
         if not cloud.dry_run:
             CACHE.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"partial-{path.name}")
         command = ["git", "-C", str(ROOT), "archive", "--format=tar.gz", f"--output={partial}"]
         cloud.run("pack the code", [*command, revision])
         if not cloud.dry_run:

@@ -40,7 +40,9 @@ def call(command: list[str], doing: str, stdin: str = "") -> None:
         command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode:
-        fail(f"cannot {doing}: {shlex.join(command)}\n{done.stdout[-2000:].strip()}")
+        said = done.stdout.strip()[-2000:]
+        reason = said.splitlines()[-1:] or [f"exit code {done.returncode}"]
+        fail(f"cannot {doing}: {reason[0]} ({shlex.join(command)})\n{said}")
 
 
 def mounted(place: str) -> str:
@@ -71,8 +73,10 @@ def install_gcsfuse() -> None:
     source = f"deb [signed-by={KEY}] {PACKAGES} gcsfuse-{release} main\n"
     call(["sudo", "curl", "-fsSL", f"{PACKAGES}/doc/apt-key.gpg", "-o", KEY], "fetch Google's key")
     call(["sudo", "tee", "/etc/apt/sources.list.d/gcsfuse.list"], "add Google's packages", source)
-    call(["sudo", "apt-get", "update"], "list packages")
-    call(["sudo", "apt-get", "install", "-y", "gcsfuse"], "install gcsfuse")
+    # The machine's own updates may be at work.
+    apt = ["sudo", "apt-get", "-o", "DPkg::Lock::Timeout=300"]
+    call([*apt, "update"], "list packages")
+    call([*apt, "install", "-y", "gcsfuse"], "install gcsfuse")
 
 
 def probe(workdir: Path) -> None:

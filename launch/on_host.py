@@ -7,12 +7,14 @@
 alone. `run` is what a container of `launch.gke` executes. Nothing here or in `launch.host_storage`
 needs more than the standard library of the Python 3.10 that the machines come with.
 
-Files, in BASE: <revision>/ the code, venv/ its environment, stores/ copies of stores, and run/ with
-log, supervisor.json (who watches over the trainer), ended.json (how it ended) and stopped (it was
-asked to).
+Files, in BASE: <revision>/ the code, current a link to it, venv/ its environment, stores/ copies of
+stores, lock, and run/ with log, supervisor.json (who watches over the trainer), ended.json (how it
+ended) and stopped (it was asked to).
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from launch import host_storage
 from launch.host_storage import BASE, call, fail, mount, mounted, stage
 
 RUN = BASE / "run"
+CURRENT = "current"  # in BASE, a link to the code that was installed last
 VENV = BASE / "venv"
 CODE = Path(__file__).resolve().parents[1]
 PYTHON = "3.12"
@@ -52,8 +55,22 @@ def checkpoint(workdir: Path) -> int | None:
     return max((int(name) for name in found if name.isdigit()), default=None)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Waits for another call on this host: ssh that breaks off leaves one behind at work."""
+    BASE.mkdir(exist_ok=True)
+    with (BASE / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@alone()
 def install() -> None:
     """The environment of this code: a newer Python than the machine's, and the pinned packages."""
+    link = BASE / f"{CURRENT}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(CODE)
+    link.replace(BASE / CURRENT)
     wanted = hashlib.sha256(
         (CODE / "setup.cfg").read_bytes() + (CODE / "constraints.txt").read_bytes()
     ).hexdigest()
@@ -71,6 +88,7 @@ def install() -> None:
     print(f"{socket.gethostname()}: installed")
 
 
+@alone()
 def start(config: str, workdir: str, store: str, overrides: list[str], copy: bool) -> None:
     """Brings the data here and starts the trainer, which then needs nobody who watches."""
     if supervisor() is not None:

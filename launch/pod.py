@@ -12,11 +12,20 @@ import time
 from collections.abc import Sequence
 
 from bert_jax.slices import Slice
-from data_pipeline.errors import Preempted, UserError
+from data_pipeline.errors import EXIT_PREEMPTED, Preempted, UserError
 from launch.arguments import Run
+from launch.cloud import CloudError, CloudSilent
 from launch.code_archive import archive
-from launch.on_host import RESTARTS_WITHOUT_PROGRESS
-from launch.queued_resource import ABSENT, ACTIVE, COMING, NotReached, Rented, Unavailable
+from launch.on_host import CURRENT, RESTARTS_WITHOUT_PROGRESS
+from launch.queued_resource import (
+    ABSENT,
+    ACTIVE,
+    COMING,
+    DELETED,
+    NotReached,
+    Rented,
+    Unavailable,
+)
 from launch.supervision import RESUMABLE, Breaker, Report, Verdict, describe, judge, parse, progress
 
 ENDING_SECONDS = 300.0  # in which the hosts notice by themselves that one of them has ended
@@ -50,13 +59,13 @@ class Pod:
 
     rented: Rented
     tpu: Slice
-    revision: str
+    revision: str  # "": the commit that was installed last
     poll: float  # seconds between two looks
 
     def on_host(self, *given: str) -> str:
         """The shell command that runs `launch.on_host` in the code of the commit."""
         command = shlex.join(["python3", "-m", "launch.on_host", *given])
-        return f"cd bert_jax/{self.revision[:12]} && {command}"
+        return f"cd bert_jax/{self.revision[:12] or CURRENT} && {command}"
 
     @property
     def hosts(self) -> int:
@@ -69,10 +78,17 @@ class Pod:
 
 
 def create(rented: Rented, tpu: Slice) -> None:
-    """Asks for the slice unless it is there or coming; what is left of a lost one is deleted."""
+    """Asks for the slice unless it is there or coming; what is left of a lost one is deleted.
+
+    Raises:
+        UsageError: the name stands for other slices already.
+        CloudError: the cloud refuses.
+    """
     state, _ = rented.state()
     if rented.cloud.dry_run:
         state = ABSENT
+    if state != ABSENT:
+        rented.check_same(tpu)
     if state in COMING or (state == ACTIVE and not rented.node_preempted()):
         rented.cloud.say(f"{rented.name}: {state} already")
         return
@@ -89,7 +105,17 @@ def install(pod: Pod) -> None:
     code = f"bert_jax/{pod.revision[:12]}"
     unpack = f"mkdir -p {code} && tar -xzf {path.name} -C {code}"
     doing = f"install on {pod.rented.name}"
-    output = pod.rented.ssh(doing, f"{unpack} && {pod.on_host('install')}")
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            output = pod.rented.ssh(doing, f"{unpack} && {pod.on_host('install')}")
+            break
+        except (NotReached, CloudSilent):
+            raise
+        except CloudError as error:  # a package index, or a lock of the machine's own updates
+            if not attempts_left:
+                raise
+            pod.rented.cloud.say(f"{pod.rented.name}: {error}; trying again")
+            time.sleep(pod.poll)
     pod.rented.cloud.say(output.strip())
 
 
@@ -115,7 +141,7 @@ def launch(pod: Pod, run: Run) -> None:
             install(pod)
             start(pod, run)
             return
-        except Unavailable as error:
+        except (Unavailable, CloudSilent) as error:
             pod.rented.cloud.say(f"{pod.rented.name}: {error}")
         except NotReached as error:
             missed += 1
@@ -131,15 +157,17 @@ def watch(pod: Pod) -> tuple[Verdict, list[Report], int]:
     Returns:
         The verdict, the last reports (none if the slice was lost) and the newest checkpoint that
         was seen on the way, -1 before the first.
+
+    Raises:
+        Preempted: somebody deleted the slice.
+        CloudError: the cloud refuses.
     """
     ending_since, shown, saved = None, "", -1
     while True:
         try:
             output = pod.ssh(f"look at the run on {pod.rented.name}", "status")
-        except NotReached as error:
-            state, _ = pod.rented.state()
-            if state != ACTIVE or pod.rented.node_preempted():
-                pod.rented.cloud.say(f"{pod.rented.name}: the slice was taken away ({state})")
+        except (NotReached, CloudSilent) as error:
+            if isinstance(error, NotReached) and _lost(pod.rented):
                 return Verdict.RESUME, [], saved
             pod.rented.cloud.say(f"{pod.rented.name}: {error}")
             time.sleep(pod.poll)
@@ -159,6 +187,25 @@ def watch(pod: Pod) -> tuple[Verdict, list[Report], int]:
         elif verdict is not Verdict.RUNNING:
             return verdict, reports, saved
         time.sleep(pod.poll)
+
+
+def _lost(rented: Rented) -> bool:
+    """Whether a slice whose hosts do not answer was taken away by the cloud.
+
+    Raises:
+        Preempted: somebody deleted it, who does not want it rented again.
+    """
+    try:
+        state, _ = rented.state()
+        lost = state != ACTIVE or rented.node_preempted()
+    except CloudSilent as error:
+        rented.cloud.say(f"{rented.name}: {error}")
+        return False
+    if state in DELETED:
+        raise Preempted(f"{rented.name} was deleted by somebody; `up` rents it again and resumes")
+    if lost:
+        rented.cloud.say(f"{rented.name}: the slice was taken away ({state})")
+    return lost
 
 
 def keep_running(pod: Pod, run: Run) -> None:
@@ -190,8 +237,26 @@ def keep_running(pod: Pod, run: Run) -> None:
 
 def stop_rest(pod: Pod) -> None:
     """Stops the hosts that still train; a slice that is gone has none."""
-    with contextlib.suppress(NotReached):
+    with contextlib.suppress(NotReached, CloudSilent):
         pod.ssh("stop the hosts that are left", "stop")
+
+
+def give_back(pod: Pod) -> None:
+    """Deletes the slice, in several attempts: when a run ends, nobody may be there to do it.
+
+    Raises:
+        CloudError: it is still there.
+    """
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            deleted = pod.rented.delete()
+            break
+        except CloudError as error:
+            if not attempts_left:
+                raise
+            pod.rented.cloud.say(f"{pod.rented.name}: {error}; trying again")
+            time.sleep(pod.poll)
+    pod.rented.cloud.say(f"{pod.rented.name}: {'deleted' if deleted else 'was not there'}")
 
 
 def conclude(pod: Pod, verdict: Verdict, reports: Sequence[Report]) -> None:
@@ -204,7 +269,9 @@ def conclude(pod: Pod, verdict: Verdict, reports: Sequence[Report]) -> None:
         pod.rented.cloud.say(f"{pod.rented.name}: training is done")
         return
     if verdict is Verdict.STOPPED:
-        raise Preempted(f"{pod.rented.name} was stopped and has saved; `up` or `start` resumes it")
+        saved = all(report.exit_code in (0, EXIT_PREEMPTED) for report in reports)
+        how = "has saved" if saved else "was killed before it had saved"
+        raise Preempted(f"{pod.rented.name} was stopped and {how}; `up` or `start` resumes it")
     if verdict is Verdict.RESUME:
         raise Preempted(
             f"the run on {pod.rented.name} was interrupted; `up` or `relaunch` resumes it"
@@ -214,4 +281,7 @@ def conclude(pod: Pod, verdict: Verdict, reports: Sequence[Report]) -> None:
 
 
 def _log(pod: Pod) -> str:
-    return pod.ssh("read the log", "log", "--lines=20")
+    try:
+        return pod.ssh("read the log", "log", "--lines=20")
+    except CloudError as error:  # the run's own end is what has to be told
+        return f"({error})"

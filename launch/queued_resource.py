@@ -14,12 +14,19 @@ import time
 from typing import Any
 
 from bert_jax.slices import Slice
-from launch.cloud import Cloud, CloudError, failure
+from data_pipeline.errors import UsageError
+from launch.cloud import Answer, Cloud, CloudError, CloudSilent, failure
 from launch.rentals import rental
 
 ABSENT, ACTIVE, PREEMPTED = "ABSENT", "ACTIVE", "PREEMPTED"
+DELETED = (ABSENT, "DELETING")  # by somebody: the cloud itself leaves what it takes away SUSPENDED
 COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 _MISSED = "Could not prepare all"  # gcloud goes on with the slices that it could reach
+# What ssh and scp of gcloud 528 print of hosts that are not there, or not yet, or no longer.
+_NOT_REACHED = (
+    r"\[255\]|exit status 255|Connection |has terminal state|cannot be currently connected to|"
+    rf"{_MISSED}"
+)
 TIERS = {"on-demand": [], "spot": ["--spot"], "reserved": ["--reserved"]}
 
 
@@ -72,17 +79,39 @@ class Rented:
         Raises:
             CloudError: the cloud cannot be asked.
         """
+        content = self._request()
+        if content is None:
+            return ABSENT, ""
+        state = content.get("state", {})
+        reason = state.get("failedData", {}).get("error", {}).get("message", "")
+        return state.get("state", "UNKNOWN"), reason
+
+    def check_same(self, tpu: Slice) -> None:
+        """Whether what the name stands for is what is asked for now, if there is anything.
+
+        Raises:
+            UsageError: it is another kind of slice, or another number of them.
+            CloudError: the cloud cannot be asked.
+        """
+        content = self._request() or {}
+        for spec in content.get("tpu", {}).get("nodeSpec", [])[:1]:
+            several = spec.get("multisliceParams") or {"nodeCount": 1}
+            kind, number = spec.get("node", {}).get("acceleratorType"), several.get("nodeCount")
+            if (kind or tpu.name) != tpu.name or int(number or self.slices) != self.slices:
+                raise UsageError(
+                    f"{self.name} is {number} x {kind or tpu.name}, and {self.slices} x {tpu.name} "
+                    f"is asked for: take another --name, or end that one with\n"
+                    f"  {self.delete_command}"
+                )
+
+    def _request(self) -> dict[str, Any] | None:
         command = self.gcloud("queued-resources", "describe", self.name, "--format=json")
         answer = self.cloud.ask(command)
         if answer.not_found:
-            return ABSENT, ""
+            return None
         if answer.status:
             raise failure(f"look at {self.name}", answer.error)
-        if self.cloud.dry_run:
-            return ACTIVE, ""
-        content = _json(answer.output).get("state", {})
-        reason = content.get("failedData", {}).get("error", {}).get("message", "")
-        return content.get("state", "UNKNOWN"), reason
+        return {"state": {"state": ACTIVE}} if self.cloud.dry_run else _json(answer.output)
 
     def node_preempted(self) -> bool:
         """Whether machines behind an ACTIVE request were taken away."""
@@ -137,13 +166,18 @@ class Rented:
         """
         shown = ""
         while True:
-            state, reason = self.state()
+            try:
+                state, reason = self.state()
+            except CloudSilent as silence:
+                self.cloud.say(f"{self.name}: {silence}")
+                time.sleep(poll)
+                continue
             if state != shown:
                 self.cloud.say(f"{self.name}: {state}")
                 shown = state
             if state == ACTIVE:
                 return
-            if state == ABSENT:
+            if state in DELETED:
                 raise CloudError(f"{self.name} does not exist in {self.zone}; `create` asks for it")
             if state not in COMING:
                 error = failure(f"get {self.name}", reason or f"its state is {state}")
@@ -159,7 +193,7 @@ class Rented:
         command = self._to_hosts("scp", path, f"{self.name}:{target}")
         answer = self.cloud.ask(command)
         if answer.status or _MISSED in answer.error:
-            raise _remote_failure(f"copy the code to {self.name}", "", answer.error)
+            raise _remote_failure(f"copy the code to {self.name}", answer)
 
     def ssh(self, doing: str, remote: str) -> str:
         """Output of a command on all hosts.
@@ -169,7 +203,7 @@ class Rented:
         """
         answer = self.cloud.ask(self._to_hosts("ssh", self.name, f"--command={remote}"))
         if answer.status or _MISSED in answer.error:
-            raise _remote_failure(doing, answer.output, answer.error)
+            raise _remote_failure(doing, answer)
         return answer.output
 
     def _to_hosts(self, verb: str, *arguments: str) -> list[str]:
@@ -184,14 +218,16 @@ def _may_come(state: str, reason: str) -> bool:
     )
 
 
-def _remote_failure(doing: str, output: str, said: str) -> CloudError:
-    own = [line for line in (said + "\n" + output).splitlines() if line.startswith("error on ")]
+def _remote_failure(doing: str, answer: Answer) -> CloudError:
+    lines = (answer.error + "\n" + answer.output).splitlines()
+    own = {line for line in lines if line.startswith("error on ")}
     if own:
-        return CloudError(f"cannot {doing}: " + "\n".join(sorted(set(own))))
-    error = failure(doing, said)
-    signs = ("[255]", "exit status 255", "Connection ", _MISSED)
-    unreachable = any(sign in said for sign in signs)
-    return NotReached(str(error)) if unreachable else error
+        return CloudError(f"cannot {doing}: " + "\n".join(sorted(own)))
+    error = failure(doing, answer.error)
+    unreachable = answer.not_found or re.search(_NOT_REACHED, answer.error)
+    if unreachable and not isinstance(error, CloudSilent):
+        return NotReached(str(error))
+    return error
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from data_pipeline.errors import UsageError, run_command
+from data_pipeline.errors import UsageError, UserError, run_command
 from launch import arguments, buckets, pod
 from launch.arguments import Run
 from launch.cloud import Cloud, CloudError, Interrupted
@@ -46,11 +46,13 @@ def main(values: Sequence[str]) -> None:
         with bill(rented):
             pod.create(rented, tpu)
         return
-    which = Pod(rented, tpu, arguments.revision(), flags.FLAGS.poll)
+    # Of a run that is there its own commit tells, whatever is checked out by now.
+    revision = "" if command in ("watch", "stop") else arguments.revision()
+    which = Pod(rented, tpu, revision, flags.FLAGS.poll)
     run = Run.from_flags(overrides) if command in ("up", "start", "relaunch") else None
-    if run and command != "start":
-        buckets.check(rented.cloud, run, rented.project)
     with bill(rented):
+        if run and command != "start":
+            buckets.check(rented.cloud, run, rented.project)
         if command == "install":
             pod.install(which)
         elif command == "watch":
@@ -74,14 +76,15 @@ def _to_the_end(which: Pod, run: Run) -> None:
         if flags.FLAGS.keep:
             pod.stop_rest(which)
         else:
-            _delete(which.rented)
+            with contextlib.suppress(CloudError):  # what is left of it, `bill` tells
+                pod.give_back(which)
         raise
     if not flags.FLAGS.keep:
-        _delete(which.rented)
+        pod.give_back(which)
 
 
 def _delete(rented: Rented) -> None:
-    rented.cloud.say(f"{rented.name}: {'deleted' if rented.delete() else 'was gone before'}")
+    rented.cloud.say(f"{rented.name}: {'deleted' if rented.delete() else 'was not there'}")
 
 
 @contextlib.contextmanager
@@ -91,19 +94,29 @@ def bill(rented: Rented) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(f"\n{rented.name}: interrupted; looking at what is left", file=sys.stderr, flush=True)
-        raise Interrupted("interrupted; training goes on as long as the slice is there") from None
-    finally:
-        if not rented.cloud.dry_run:
-            try:
-                state, _ = rented.state()
-            except (CloudError, KeyboardInterrupt):
-                state = "of unknown state"
-            if state == ABSENT:
-                note = f"{rented.name}: there is no such slice, nothing is billed"
-            else:
-                note = f"{rented.name} is {state} and may be billed; end that with"
-                note += f"\n  {rented.delete_command}"
-            print(note, file=sys.stderr, flush=True)
+        message = "interrupted; training goes on as long as the slice is there"
+        raise Interrupted(f"{message}\n{_billed(rented)}") from None
+    except UserError as error:
+        error.args = (f"{error}\n{_billed(rented)}".rstrip(),)
+        raise
+    except Exception:
+        print(_billed(rented), file=sys.stderr, flush=True)
+        raise
+    print(_billed(rented), file=sys.stderr, flush=True)
+
+
+def _billed(rented: Rented) -> str:
+    """What is still there, and how to end its bill; nothing in a dry run."""
+    if rented.cloud.dry_run:
+        return ""
+    try:
+        state, _ = rented.state()
+    except (CloudError, KeyboardInterrupt):
+        state = "of unknown state"
+    if state == ABSENT:
+        listed = " ".join(["gcloud compute tpus queued-resources list", *rented.where])
+        return f"{rented.name}: there is none in {rented.zone}; `{listed}` shows what else there is"
+    return f"{rented.name} is {state} and may be billed; end that with\n  {rented.delete_command}"
 
 
 def _rented() -> Rented:

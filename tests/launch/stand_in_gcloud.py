@@ -9,8 +9,9 @@ Runs as `gcloud` from the PATH. Its world is the directory $STAND_IN:
     hosts/<n>/    the home directory of host n; ssh runs its command there, as a shell does
     buckets/      gs://
 
-The errors are worded as gcloud 528 words them (not logged in: recorded from it; the others from
-reports of users and from its source, where each says which command printed it).
+The errors are worded as gcloud 528 words them (not logged in, no answer, and hosts that are not
+there: recorded from it; the others from reports of users and from its source, where each says which
+command printed it).
 """
 
 import json
@@ -24,7 +25,7 @@ from typing import NoReturn
 WORLD = Path(os.environ["STAND_IN"])
 SCRIPT = json.loads((WORLD / "script.json").read_text())
 SLICE = WORLD / "slice.json"
-SSH_255 = "ERROR: (gcloud.compute.tpus.tpu-vm.ssh) [/usr/bin/ssh] exited with return code [255]."
+SSH = "ERROR: (gcloud.compute.tpus.tpu-vm.ssh) "
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
@@ -58,7 +59,11 @@ def described(content: dict, name: str) -> dict:
         SLICE.write_text(json.dumps(content))
     state = {"state": now} if isinstance(now, str) else now
     where = f"projects/p/locations/us-central2-b/queuedResources/{name}"
-    return {"name": where, "tpu": {"nodeSpec": [{"nodeId": name}]}, "state": state}
+    spec: dict = {"nodeId": name}
+    if content["slices"] > 1:
+        spec = {"multisliceParams": {"nodeCount": content["slices"], "nodeIdPrefix": name}}
+    spec["node"] = {"acceleratorType": content["kind"]}
+    return {"name": where, "tpu": {"nodeSpec": [spec]}, "state": state}
 
 
 def queued_resources(verb: str, name: str, words: list[str]) -> None:
@@ -75,7 +80,9 @@ def queued_resources(verb: str, name: str, words: list[str]) -> None:
         several = [word for word in words if word.startswith("--node-count=")]
         slices = int(value(words, "node-count")) if several else 1
         assert value(words, "node-prefix" if several else "node-id") == name
-        SLICE.write_text(json.dumps({**lives[min(number, len(lives) - 1)], "slices": slices}))
+        life = lives[min(number, len(lives) - 1)]
+        kind = value(words, "accelerator-type")
+        SLICE.write_text(json.dumps({**life, "slices": slices, "kind": kind}))
     elif content is None:
         not_found(command, name)
     elif verb == "describe":
@@ -99,6 +106,17 @@ def active() -> bool:
     return content["looks"] >= 0
 
 
+def not_reached() -> NoReturn:
+    """As gcloud 528, which looks at the node first, and connects if that seems to be there."""
+    node = "projects/p/locations/us-central2-b/nodes/bert"
+    state = json.loads(SLICE.read_text())["states"][0] if SLICE.is_file() else ""
+    if state != "ACTIVE":
+        fail(f"{SSH}NOT_FOUND: Resource '{node}' was not found")
+    if SCRIPT["node"] == "PREEMPTED":
+        fail(f'{SSH}This TPU has terminal state "PREEMPTED", so it cannot be used anymore.')
+    fail(f"{SSH}[/usr/bin/ssh] exited with return code [255].")
+
+
 def workers(words: list[str]) -> list[int]:
     """All hosts: of the slice, or of the slices one after the other."""
     assert value(words, "worker") == "all"
@@ -109,7 +127,7 @@ def workers(words: list[str]) -> list[int]:
 
 def ssh(words: list[str]) -> None:
     if not active():
-        fail(SSH_255)
+        not_reached()
     shells = []
     for worker in workers(words):
         home = WORLD / "hosts" / str(worker)
@@ -127,7 +145,7 @@ def ssh(words: list[str]) -> None:
 
 def scp(words: list[str]) -> None:
     if not active():
-        fail(SSH_255)
+        not_reached()
     source, target = [word for word in words if not word.startswith("-")][-2:]
     for worker in workers(words):
         home = WORLD / "hosts" / str(worker)
@@ -155,6 +173,13 @@ def storage(words: list[str]) -> None:
         print(path.read_text() if rest[1] == "cat" else "{}", end="")
 
 
+def times(prefix: str) -> int:
+    """How often commands that begin so were given, this one included."""
+    calls = [json.loads(line) for line in (WORLD / "calls.jsonl").read_text().splitlines()]
+    plain = (" ".join(word for word in call[1:] if not word.startswith("-")) for call in calls)
+    return sum(command.startswith(prefix) for command in plain)
+
+
 def main() -> None:
     words = sys.argv[1:]
     with (WORLD / "calls.jsonl").open("a") as file:
@@ -162,6 +187,9 @@ def main() -> None:
     plain = [word for word in words if not word.startswith("-")]
     for prefix, error in SCRIPT["errors"].items():
         if " ".join(plain).startswith(prefix):
+            fail(error)
+    for prefix, number, error in SCRIPT["passing"]:
+        if " ".join(plain).startswith(prefix) and number == times(prefix):
             fail(error)
     if plain[0] == "storage":
         storage(words)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part that runs on a host, by its command, in a home directory of its own."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,19 @@ def test_a_trainer_from_start_to_end(world: World) -> None:
     assert "worker 0 trains" in on_host(world, "log", "--lines=5").stdout
     (kept,) = (world.path / "buckets/work/run/logs").glob("*.log")
     assert kept.read_text().count("worker 0 trains") == 2
+
+
+def test_one_call_waits_for_another(world: World) -> None:
+    """A call whose ssh breaks off is given again while the first call still brings the store."""
+    on_host(world, "install")
+    with (world.path / "hosts/0/bert_jax/lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with ThreadPoolExecutor() as threads:
+            second = threads.submit(start, world)
+            time.sleep(2)
+            assert not second.done() and not world.trained()
+            fcntl.flock(file, fcntl.LOCK_UN)
+            assert "started" in second.result().stdout
 
 
 def test_the_store_is_copied_once_for_each_content(world: World) -> None:

@@ -138,6 +138,24 @@ def test_restarts_with_progress_go_on(slice_of_two: Pod, slept: list[float]) -> 
     assert slept == [0, -1] * 5
 
 
+def test_a_log_that_cannot_be_read_does_not_hide_how_the_run_ended(slice_of_two: Pod) -> None:
+    answers.extend([reports(("ended", 78), ("ended", 76)), NotReached("no answer")])
+    with pytest.raises(pod.TrainingFailed, match="exit code 78 on t-0") as raised:
+        pod.keep_running(slice_of_two, RUN)
+    assert raised.value.exit_code == 78 and "(no answer)" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("codes", "how"), [((75, 0), "has saved"), ((75, 137), "was killed before it had saved")]
+)
+def test_who_stopped_it_is_told_whether_it_saved(
+    slice_of_two: Pod, codes: tuple[int, int], how: str
+) -> None:
+    answers.append(reports(*(("stopped", code) for code in codes)))
+    with pytest.raises(pod.Preempted, match=f"bert was stopped and {how}; `up`"):
+        pod.keep_running(slice_of_two, RUN)
+
+
 def test_stopping_what_is_left_of_a_slice_that_is_gone_is_no_error(slice_of_two: Pod) -> None:
     answers.append(NotReached("gone"))
     pod.stop_rest(slice_of_two)

@@ -98,6 +98,12 @@ ERROR: (gcloud.storage.buckets.describe) [a@b.c] does not have permission to acc
 [work] (or it may not exist): a@b.c does not have storage.buckets.get access to the Google Cloud \
 Storage bucket. Permission 'storage.buckets.get' denied on resource (or it may not exist)."""
 SSH = "ERROR: (gcloud.compute.tpus.tpu-vm.scp) [/usr/bin/scp] exited with return code [255]."
+AGENT = """\
+ERROR: (gcloud.compute.tpus.tpu-vm.scp) SSH Key is not present in the SSH agent. Please run \
+"ssh-add /home/a/.ssh/google_compute_engine" to add it, and try again."""
+OFFLINE = """\
+ERROR: gcloud crashed (ConnectionError): HTTPSConnectionPool(host='tpu.googleapis.com', port=443): \
+Max retries exceeded with url: /v2/projects/p/locations/us-central2-b/queuedResources/bert"""
 CREATE = "compute tpus queued-resources create"
 
 
@@ -112,6 +118,8 @@ CREATE = "compute tpus queued-resources create"
         (CREATE, PROJECT, ("queued_resource", "name the project with --project")),
         ("storage buckets describe", BUCKET, ("gs://work", "storage.buckets.get", "objectUser")),
         ("compute tpus tpu-vm scp", SSH, ("return code [255]", "the host did not answer")),
+        ("compute tpus tpu-vm scp", AGENT, ("not present in the SSH agent", "`ssh-add ~/.ssh/")),
+        ("storage buckets describe", OFFLINE, ("gs://work", "is this machine online?")),
     ],
 )  # fmt: skip
 def test_what_the_cloud_refuses(
@@ -155,7 +163,17 @@ def test_buckets_are_looked_at_before_anything_is_rented(world: World) -> None:
     assert_refused(done, 64, "there is no store at gs://data/none")
     done = world.launch("tpu_vm", "up", *SLICE, RUN[0], "--workdir=gs://none/x", RUN[2])
     assert_refused(done, 69, "gs://none not found: 404", "check the address")
-    assert not world.calls("queued-resources")
+    assert not world.calls("queued-resources", "create")
+
+
+def test_a_name_that_stands_for_other_slices_is_left_alone(world: World) -> None:
+    assert world.launch("tpu_vm", "create", *SLICE).returncode == 0
+    assert world.launch("tpu_vm", "wait", *SLICE).returncode == 0
+    done = world.launch("tpu_vm", "create", *SLICE, "--slices=2")
+    assert_refused(done, 64, "bert is 1 x v4-16, and 2 x v4-16 is asked for", "delete --name=bert")
+    done = world.launch("tpu_vm", "relaunch", *SLICE[1:], *RUN, "--slice=v4-32")
+    assert_refused(done, 64, "bert is 1 x v4-16, and 1 x v4-32 is asked for")
+    assert len(world.calls("create")) == 1 and not world.calls("delete")
 
 
 def test_a_work_directory_that_cannot_be_written_ends_on_the_host(world: World) -> None:

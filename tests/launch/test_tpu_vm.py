@@ -5,14 +5,22 @@ Only gcloud, gcsfuse, pip, uv and the trainer are stand-ins; what is between the
 pod.
 """
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import pytest
+
+from tests.launch.test_refusals import OFFLINE
 from tests.launch.world import COMING, RUN, SLICE, World, script, training
 
 ALIVE = "python -m launch.tpu_vm delete --name=bert --zone=us-central2-b"
+NONE_LEFT = (
+    "bert: there is none in us-central2-b; `gcloud compute tpus queued-resources list "
+    "--zone=us-central2-b` shows what else there is"
+)
 
 
 def queued(world: World, verb: str) -> list[list[str]]:
@@ -42,7 +50,7 @@ def test_up_takes_a_run_from_nothing_to_its_end(world: World) -> None:
         assert call["--config.mesh.slices"] == "2"
     assert (world.path / "buckets/work/runs/a b/checkpoints/10/manifest.json").is_file()
     assert "loss 2.5; checkpoint 10" in done.stdout
-    assert "bert: training is done" in done.stdout and "nothing is billed" in done.stderr
+    assert "bert: training is done" in done.stdout and NONE_LEFT in done.stderr
 
 
 def test_a_run_that_asks_for_it_is_resumed_on_the_same_slice(world: World) -> None:
@@ -83,6 +91,72 @@ def test_a_slice_that_does_not_come_or_goes_is_asked_for_anew(world: World) -> N
     assert len(queued(world, "create")) == 4 and len(queued(world, "delete")) == 4
 
 
+def test_a_slice_that_somebody_deletes_is_not_rented_again(world: World) -> None:
+    world.play(script(rounds=[training(0, 10, 60)]))
+    watcher = _up(world)
+    _until(lambda: len(world.trained()) == 2, watcher)
+    assert world.launch("tpu_vm", "delete", *SLICE).returncode == 0
+    _, errors = watcher.communicate(timeout=60)
+    (world.path / "enough").touch()
+    assert watcher.returncode == 75, errors
+    assert "bert was deleted by somebody; `up` rents it again" in errors and NONE_LEFT in errors
+    assert len(queued(world, "create")) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "error"),
+    [
+        ("queued-resources describe", 3, OFFLINE),  # while the slice is waited for
+        ("tpu-vm scp", 1, OFFLINE),
+        ("tpu-vm ssh", 1, "error on t-1: cannot install the packages: operation timed out"),
+        ("tpu-vm ssh", 3, OFFLINE),  # while the run is watched
+        ("queued-resources delete", 1, OFFLINE),
+    ],
+)
+def test_what_passes_does_not_end_it(world: World, command: str, number: int, error: str) -> None:
+    passing = [(f"compute tpus {command}", number, error)]
+    world.play(script(rounds=[training(0, 10, 0.3)], passing=passing))
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert error.splitlines()[0][-30:] in done.stdout and NONE_LEFT in done.stderr
+    assert len(queued(world, "create")) == 1 and len(world.trained()) == 2
+
+
+def test_a_failed_run_is_told_though_its_slice_cannot_be_deleted(world: World) -> None:
+    errors = {"compute tpus queued-resources delete": OFFLINE}
+    world.play(script(rounds=[training([76, 78])], errors=errors))
+    done = world.launch("tpu_vm", "up", *SLICE, *RUN)
+    assert done.returncode == 78
+    assert "training ended with exit code 78 on" in done.stderr
+    assert len(queued(world, "delete")) == 5
+    assert done.stderr.endswith(f"bert is ACTIVE and may be billed; end that with\n  {ALIVE}\n")
+
+
+def test_a_run_is_watched_and_stopped_from_any_checkout(world: World) -> None:
+    """What is checked out by now may be another commit, or have changes."""
+    world.play(script(rounds=[training(0, 10, 60)]))
+    for command in ("create", "wait", "install", "start"):
+        arguments = RUN if command == "start" else ()
+        assert world.launch("tpu_vm", command, *SLICE, *arguments).returncode == 0
+    recipe = world.checkout / "configs" / "pretrain.py"
+    text = recipe.read_text()
+    recipe.write_text(text + "# changed\n")
+    try:
+        stopped = world.launch("tpu_vm", "stop", *SLICE)
+        watched = world.launch("tpu_vm", "watch", *SLICE)
+    finally:
+        recipe.write_text(text)
+    assert stopped.returncode == 0 and "stopped" in stopped.stdout, stopped.stderr
+    assert watched.returncode == 75 and "was stopped and has saved" in watched.stderr
+
+
+def test_a_refusal_says_what_is_still_billed(world: World) -> None:
+    assert world.launch("tpu_vm", "create", *SLICE).returncode == 0
+    done = world.launch("tpu_vm", "relaunch", *SLICE, "--store=gs://data/none", *RUN[1:])
+    assert done.returncode == 64 and "there is no store at gs://data/none" in done.stderr
+    assert done.stderr.endswith(f"  {ALIVE}\n")
+
+
 def test_steps_one_by_one_and_each_twice(world: World) -> None:
     world.play(script(rounds=[training(0, 10, 300)]))
     for command in ("create", "wait", "install", "start"):
@@ -95,19 +169,15 @@ def test_steps_one_by_one_and_each_twice(world: World) -> None:
     assert len(queued(world, "create")) == 1 and len(world.trained()) == 2
     assert world.launch("tpu_vm", "stop", *SLICE).returncode == 0
     assert world.launch("tpu_vm", "watch", *SLICE).returncode == 75
-    for said in ("deleted", "was gone before"):
+    for said in ("deleted", "was not there"):
         done = world.launch("tpu_vm", "delete", *SLICE)
         assert done.returncode == 0 and f"bert: {said}" in done.stdout
-        assert "nothing is billed" in done.stderr
+        assert NONE_LEFT in done.stderr
 
 
 def test_stop_saves_and_keeps_a_watcher_from_resuming(world: World) -> None:
     world.play(script(rounds=[training(0, 10, 60)]))
-    watcher = subprocess.Popen(
-        [sys.executable, "-m", "launch.tpu_vm", "up", *SLICE, *RUN],
-        cwd=world.checkout, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    watcher = _up(world)
     _until(lambda: len(world.trained()) == 2, watcher)
     time.sleep(0.5)
     assert world.launch("tpu_vm", "stop", *SLICE).returncode == 0
@@ -119,11 +189,7 @@ def test_stop_saves_and_keeps_a_watcher_from_resuming(world: World) -> None:
 
 def test_ctrl_c_says_what_is_still_billed_and_leaves_the_run_alone(world: World) -> None:
     world.play(script(rounds=[training(0, 10, 60)]))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "launch.tpu_vm", "up", *SLICE, *RUN],
-        cwd=world.checkout, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    process = _up(world)
     _until(lambda: len(world.trained()) == 2, process)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -158,12 +224,16 @@ def test_an_error_says_what_is_still_billed(world: World) -> None:
 
 
 def test_dry_run_runs_nothing_and_prints_what_a_shell_takes(world: World) -> None:
+    shutil.rmtree(world.path / "home/.cache", ignore_errors=True)  # the code is packed anew
     name = "--config.name=$(touch pwned)'\"`id`"
     given = ("up", *SLICE, *RUN, "--nostage", "--keep")
     done = world.launch("tpu_vm", *given, "--dry_run", "--", name)
     assert done.returncode == 0, done.stderr
     assert not world.calls()
     printed = [shell_words(line) for line in done.stdout.splitlines()]
+    (archive,) = (words for words in printed if words[0] == "git")
+    (copied,) = (words for words in printed if "scp" in words)
+    assert f"--output={copied[5]}" in archive
     done = world.launch("tpu_vm", *given, "--", name)
     assert done.returncode == 0, done.stderr
     assert not (world.checkout / "pwned").exists()
@@ -189,6 +259,14 @@ def without_repeats(calls: list[list[str]]) -> list[list[str]]:
     """The calls without those that follow an equal one, and the last look at the bill."""
     kept = [call for call, before in zip(calls, [None, *calls], strict=False) if call != before]
     return kept[:-1]
+
+
+def _up(world: World) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch.tpu_vm", "up", *SLICE, *RUN],
+        cwd=world.checkout, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
 
 
 def _until(condition, process: subprocess.Popen, seconds: float = 60) -> None:

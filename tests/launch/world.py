@@ -27,14 +27,19 @@ def script(
     errors: dict[str, str] | None = None,
     node: str = "READY",
     hosts: int = 2,
+    passing: list[tuple[str, int, str]] | None = None,
 ) -> dict[str, Any]:
-    """What is to happen: to each slice that is made, to each start of the trainer, to commands."""
+    """What is to happen: to each slice that is made, to each start of the trainer, to commands.
+
+    `errors` are of every command that begins so, `passing` of the first, second, ... of them.
+    """
     return {
         "lives": lives or [{"states": COMING}],
         "rounds": rounds or [training()],
         "errors": errors or {},
         "node": node,
         "hosts": hosts,
+        "passing": passing or [],
     }
 
 
