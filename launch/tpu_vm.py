@@ -102,7 +102,8 @@ def bill(rented: Rented) -> Iterator[None]:
     except Exception:
         print(_billed(rented), file=sys.stderr, flush=True)
         raise
-    print(_billed(rented), file=sys.stderr, flush=True)
+    if note := _billed(rented):
+        print(note, file=sys.stderr, flush=True)
 
 
 def _billed(rented: Rented) -> str:

@@ -228,7 +228,7 @@ def test_dry_run_runs_nothing_and_prints_what_a_shell_takes(world: World) -> Non
     name = "--config.name=$(touch pwned)'\"`id`"
     given = ("up", *SLICE, *RUN, "--nostage", "--keep")
     done = world.launch("tpu_vm", *given, "--dry_run", "--", name)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert not world.calls()
     printed = [shell_words(line) for line in done.stdout.splitlines()]
     (archive,) = (words for words in printed if words[0] == "git")
