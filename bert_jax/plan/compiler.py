@@ -9,11 +9,9 @@ the slice and libtpu's version, because a compilation takes minutes.
 import contextlib
 import dataclasses
 import functools
-import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +27,7 @@ from bert_jax import partitioning
 from bert_jax.compiler_options import compiler_options
 from bert_jax.config import PhaseSpan, RunConfig
 from bert_jax.optimizer import make_optimizer
+from bert_jax.plan.cache import read_entry, write_entry
 from bert_jax.slices import CHIPS_PER_HOST, Slice
 from bert_jax.train_step import init_state, jit_train_step
 from data_pipeline.batch import BatchSpec
@@ -36,7 +35,8 @@ from data_pipeline.errors import UserError
 
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "bert_jax" / "plan"
 Say = Callable[[str], None]
-# How the compiler says so on v4 and later, and on v2 and v3.
+# The two ways in which the compiler says so. Both figures are of all that a program needs, its
+# arguments included, although the second speaks of temporaries.
 _OUT_OF_MEMORY = re.compile(
     r"Used ([\d.]+\w) of ([\d.]+\w) hbm"
     r"|temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)"
@@ -70,6 +70,12 @@ class Compiled:
     batch: int
     temporary: int  # activations, gradients and whatever else lives within a step
     program: int
+
+
+# What the cache holds of a program: either, or. Earlier commits kept what does not fit as "used",
+# too large on v2 and v3: those entries are of neither form, and compiled again.
+_FITS = frozenset(field.name for field in dataclasses.fields(Compiled))
+_DOES_NOT_FIT = frozenset({"needed", "available"})
 
 
 def libtpu_version() -> str:
@@ -179,19 +185,16 @@ def compile_lowered(
     """
     key = hashlib.sha256(lowered.as_text().encode())
     key.update(f"{where} libtpu {libtpu_version()} {sorted(options.items())}".encode())
+    key.update(os.environ.get("LIBTPU_INIT_ARGS", "").encode())  # more options of the compiler
     path = cache / f"{key.hexdigest()[:32]}.json.gz" if cache else None
-    if path is not None and path.exists():
-        found = json.loads(gzip.decompress(path.read_bytes()))
-    else:
+    found = read_entry(path, (_FITS, _DOES_NOT_FIT)) if path else None
+    if found is None:
         say(f"compiling {what}, for {where.name} (minutes)")
         found = _compile(lowered, state)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_bytes(gzip.compress(json.dumps(found).encode(), mtime=0))
-            partial.replace(path)
-    if "used" in found:
-        raise OutOfMemoryError(**found)
+        if path:
+            write_entry(path, found, say)
+    if "needed" in found:
+        raise OutOfMemoryError(found["needed"], found["available"])
     return Compiled(**found)
 
 
@@ -216,10 +219,8 @@ def _compile(lowered: jax.stages.Lowered, state: Any) -> dict[str, Any]:
         found = _OUT_OF_MEMORY.search(str(error))
         if found is None:
             raise
-        used, available = (_size(group) for group in found.groups() if group)
-        if found.group(3):  # of temporaries alone
-            used += _bytes_on_a_device(state)
-        return {"used": used, "available": available}
+        needed, available = (_size(group) for group in found.groups() if group)
+        return {"needed": needed, "available": available}
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and text is not None  # only some other back ends have neither
     parameters = _bytes_on_a_device(state["params"])

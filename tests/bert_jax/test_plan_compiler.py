@@ -2,7 +2,10 @@
 """The cache of compiled steps, what is too large, and the compiler that is not there."""
 
 import dataclasses
+import gzip
 import importlib.util
+import itertools
+import json
 
 import jax
 import pytest
@@ -43,6 +46,75 @@ def test_what_was_compiled_once_is_kept(make_recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.51")
     compile_step(small)
     assert len(calls) == 4
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+    compile_step(small)
+    assert len(calls) == 4
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
+    compile_step(small)
+    assert len(calls) == 5
+
+
+class Lowered:
+    """A program that the compiler takes, or that it refuses with a message."""
+
+    def __init__(self, message=None):
+        self.message, self.compiled = message, 0
+
+    def as_text(self):
+        return "program"
+
+    def compile(self):
+        self.compiled += 1
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+def compile_lowered(lowered, cache, say, where=V4):
+    whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state = {"params": jax.ShapeDtypeStruct((2**20,), "float32", sharding=whole)}
+    return compiler.compile_lowered(lowered, state, where, cache, say, "what", {})
+
+
+@pytest.fixture
+def one_result(monkeypatch):
+    """Each compilation gives the next number as the text of the program."""
+    monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.42")
+    texts = map(str, itertools.count(1))
+    monkeypatch.setattr(
+        compiler,
+        "_compile",
+        lambda lowered, state: dataclasses.asdict(Compiled(next(texts), 1, 2, 3, 4, 5)),
+    )
+
+
+# As an earlier commit kept what does not fit: with a figure that counted the state twice.
+OUTDATED = gzip.compress(json.dumps({"used": 1, "available": 2}).encode())
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "no JSON", "no object", "outdated"])
+def test_a_damaged_or_outdated_entry_is_made_anew(one_result, tmp_path, damage):
+    assert compile_lowered(Lowered(), tmp_path, print).text == "1"
+    (entry,) = tmp_path.iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(
+        {
+            "empty": b"",
+            "half": whole[: len(whole) // 2],
+            "no JSON": gzip.compress(b"{"),
+            "no object": gzip.compress(b"[]"),
+            "outdated": OUTDATED,
+        }[damage]
+    )
+    assert compile_lowered(Lowered(), tmp_path, print).text == "2"
+    assert compile_lowered(Lowered(), tmp_path, print).text == "2"
+    assert list(tmp_path.iterdir()) == [entry]
+
+
+def test_where_nothing_can_be_kept_the_result_is_there_all_the_same(one_result, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = []
+    cache = tmp_path / "file" / "cache"
+    assert compile_lowered(Lowered(), cache, said.append).text == "1"
+    assert said[1:] == [f"the result is not kept in {cache}: Not a directory"]
 
 
 def test_options_are_tried_apart_from_the_cache_of_jax(make_recipe, monkeypatch, tmp_path):
@@ -64,41 +136,26 @@ def test_options_are_tried_apart_from_the_cache_of_jax(make_recipe, monkeypatch,
     assert before is not None and jax.config.jax_compilation_cache_dir == before
 
 
-def test_too_little_memory_is_remembered_too(make_recipe, monkeypatch, tmp_path):
-    small = make_recipe()
-    small = dataclasses.replace(small, model=dataclasses.replace(small.model, vocab_size=256))
-    whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    message = (
-        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
-    )
-
-    class Lowered:
-        def as_text(self):
-            return "program"
-
-        def compile(self):
-            raise jax.errors.JaxRuntimeError(message)
-
-    monkeypatch.setattr(compiler, "devices", lambda where: tuple(jax.devices()))
+def test_too_little_memory_is_remembered_too(monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "libtpu_version", lambda: "0.0.42")
-    monkeypatch.setattr(compiler, "lower_step", lambda *arguments: (Lowered(), None))
-    for _ in range(2):
+
+    def needed(lowered, where):
         with pytest.raises(OutOfMemoryError) as caught:
-            compiler.compile_step(small, small.spans()[0], V4, tmp_path, print)
-        assert caught.value.used == int(20.5 * GIB)
-        assert caught.value.available == int(15.75 * GIB)
-    message = (
+            compile_lowered(lowered, tmp_path, print, where)
+        return caught.value.used, caught.value.available
+
+    late = Lowered("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 20.50G of 15.75G hbm.")
+    for _ in range(2):
+        assert needed(late, V4) == (int(20.5 * GIB), int(15.75 * GIB))
+    assert late.compiled == 1
+    early = Lowered(
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (20.59G) exceeds available HBM (15.48G)."
     )
-    state = {"params": jax.ShapeDtypeStruct((256,), "float32", sharding=whole)}
-    monkeypatch.setattr(compiler, "lower_step", lambda *arguments: (Lowered(), state))
-    with pytest.raises(OutOfMemoryError) as caught:
-        compiler.compile_step(small, small.spans()[0], find_slice("v3-32"), tmp_path, print)
-    assert caught.value.used == int(20.59 * GIB) + 1024
-    message = "INTERNAL: something else"
+    # The state is in that figure.
+    assert needed(early, find_slice("v3-32")) == (int(20.59 * GIB), int(15.48 * GIB))
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        compiler.compile_step(small, small.spans()[0], find_slice("v4-64"), tmp_path, print)
+        compile_lowered(Lowered("INTERNAL: something else"), tmp_path, print, find_slice("v4-64"))
 
 
 def test_bytes_on_a_device_follow_the_shardings():
