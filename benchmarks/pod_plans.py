@@ -19,7 +19,7 @@ from absl import flags
 
 from bert_jax.config import RunConfig
 from bert_jax.plan.compiler import DEFAULT_CACHE, libtpu_version
-from bert_jax.plan.planning import PhasePlan, Plan, hbm_bytes, plan_phase
+from bert_jax.plan.planning import PhasePlan, Plan, plan_phase
 from bert_jax.plan.recipe import load
 from bert_jax.plan.report import GIB
 from bert_jax.slices import SLICES_OF_16, find_slice
@@ -93,7 +93,7 @@ def _keys() -> list[Key]:
 
 
 def _cells(plan: Plan, phase: PhasePlan) -> list[str]:
-    memory = f"{phase.needed / GIB:.1f} of {hbm_bytes(plan.where) / GIB:.1f}"
+    memory = f"{phase.needed / GIB:.1f} of {plan.where.usable_bytes_per_device / GIB:.1f}"
     if phase.estimate is None:
         return [memory, "-", "-", "-", "-", "nothing tried fits"]
     time = phase.estimate.time

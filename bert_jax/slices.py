@@ -7,9 +7,9 @@ up to 16 x 16 or 8 x 16 x 16 chips are known by rule, larger ones are refused.
 
 Sources: cloud.google.com/tpu/docs (memory, peaks, links), jax-ml/scaling-book `tpus.md` (bandwidth
 a link, wrap-around, network between slices), jax `_src/pallas/mosaic/tpu_info.py` (matrix units,
-fast memory), maxtext `accelerator_to_spec_map.py` (names of topologies). The clock is the peak
-divided by the operations a cycle of the matrix units: 2 x 128 x 128 each, 2 x 256 x 256 on v6e and
-tpu7x.
+fast memory), maxtext `accelerator_to_spec_map.py` (names of topologies), libtpu's own messages
+about programs that are too large (memory that one may use). The clock is the peak divided by the
+operations a cycle of the matrix units: 2 x 128 x 128 each, 2 x 256 x 256 on v6e and tpu7x.
 """
 
 import dataclasses
@@ -21,7 +21,10 @@ from data_pipeline.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One generation of TPU. All is of a chip; rates are bytes and operations per second."""
+    """One generation of TPU.
+
+    All but `usable_gib` is of a chip; rates are bytes and operations per second.
+    """
 
     topology: str  # the generation's name in libtpu
     cores_in_name: bool  # whether the slice's name counts TensorCores instead of chips
@@ -36,17 +39,26 @@ class Chip:
     hbm_bandwidth: float
     link_bandwidth: float  # of one link, one way
     network_bandwidth: float  # between slices, one way, a chip's share of its host
+    # Of the memory of one JAX device libtpu 0.0.42.1 lets a program use so much. No program depends
+    # on it, and plans are kept by what a slice prints as.
+    usable_gib: float = dataclasses.field(repr=False)
 
 
 MIB, GIB = 2**20, 2**30
 CHIPS = {
-    "v2": Chip("v2", True, 2, False, 2, 16, 46e12, 0.70e9, 16, 32, 700e9, 62e9, 3.1e9),
-    "v3": Chip("v3", True, 2, False, 2, 32, 123e12, 0.94e9, 32, 32, 900e9, 82e9, 3.1e9),
-    "v4": Chip("v4", True, 1, True, 3, 4, 275e12, 1.05e9, 32, 160, 1200e9, 45e9, 6.2e9),
-    "v5litepod": Chip("v5e", False, 1, False, 2, 16, 197e12, 1.5e9, 16, 128, 819e9, 45e9, 3.1e9),
-    "v5p": Chip("v5", True, 1, True, 3, 4, 459e12, 1.75e9, 95, 128, 2765e9, 90e9, 6.2e9),
-    "v6e": Chip("v6e", False, 1, False, 2, 16, 918e12, 1.75e9, 32, 128, 1638e9, 90e9, 12.5e9),
-    "tpu7x": Chip("tpu7x", True, 2, False, 3, 4, 2307e12, 2.2e9, 192, 128, 7380e9, 90e9, 12.5e9),
+    "v2": Chip("v2", True, 2, False, 2, 16, 46e12, 0.70e9, 16, 32, 700e9, 62e9, 3.1e9, 7.48),
+    "v3": Chip("v3", True, 2, False, 2, 32, 123e12, 0.94e9, 32, 32, 900e9, 82e9, 3.1e9, 15.48),
+    "v4": Chip("v4", True, 1, True, 3, 4, 275e12, 1.05e9, 32, 160, 1200e9, 45e9, 6.2e9, 30.75),
+    "v5litepod": Chip(
+        "v5e", False, 1, False, 2, 16, 197e12, 1.5e9, 16, 128, 819e9, 45e9, 3.1e9, 15.75
+    ),
+    "v5p": Chip("v5", True, 1, True, 3, 4, 459e12, 1.75e9, 95, 128, 2765e9, 90e9, 6.2e9, 95.74),
+    "v6e": Chip(
+        "v6e", False, 1, False, 2, 16, 918e12, 1.75e9, 32, 128, 1638e9, 90e9, 12.5e9, 31.25
+    ),
+    "tpu7x": Chip(
+        "tpu7x", True, 2, False, 3, 4, 2307e12, 2.2e9, 192, 128, 7380e9, 90e9, 12.5e9, 94.75
+    ),
 }
 # The slices of 16 chips, the original's size.
 SLICES_OF_16 = ("v2-32", "v3-32", "v4-32", "v5litepod-16", "v5p-32", "v6e-16", "tpu7x-32")
@@ -87,6 +99,11 @@ class Slice:
     def hbm_bytes_per_device(self) -> int:
         """Memory that a JAX device has."""
         return self.chip.hbm_gib * GIB // self.chip.devices
+
+    @property
+    def usable_bytes_per_device(self) -> int:
+        """Part of that memory that a program may use."""
+        return int(self.chip.usable_gib * GIB)
 
     @property
     def fast_bytes_per_device(self) -> int:

@@ -20,8 +20,6 @@ from bert_jax.slices import Slice
 
 MOST_LAYERS = 24
 FEW_LAYERS = (12, 24)
-# Of a device's memory libtpu keeps this for itself ("Used 15.80G of 15.75G hbm" on v5e's 16 GB).
-RESERVED_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +64,7 @@ def estimate_step(
         for number in FEW_LAYERS
     )
     result = extrapolate(few, more, layers, where.fast_bytes_per_device)
-    available = where.hbm_bytes_per_device - RESERVED_BYTES
+    available = where.usable_bytes_per_device
     if result.memory.total > available:
         raise OutOfMemoryError(result.memory.total, available)
     return result

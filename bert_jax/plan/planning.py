@@ -8,7 +8,7 @@ from pathlib import Path
 from bert_jax.config import PhaseSpan, RunConfig
 from bert_jax.flops import step_flops
 from bert_jax.plan.compiler import OutOfMemoryError, Say, libtpu_version, state_bytes
-from bert_jax.plan.estimate import RESERVED_BYTES, Estimate, estimate_step
+from bert_jax.plan.estimate import Estimate, estimate_step
 from bert_jax.slices import Slice
 
 # A run that was measured: BERT-large, 512 tokens, batch 448, LAMB, on v3-32
@@ -121,7 +121,7 @@ def plan_phase(
     for change, changed, smaller in changes(config, span, where):
         rows = smaller.batch_size * config.accumulation / (span.batch_size * changed.accumulation)
         least = state_bytes(changed, where) + activations * rows
-        if not changed.model.remat and least > HOPELESS * hbm_bytes(where):
+        if not changed.model.remat and least > HOPELESS * where.usable_bytes_per_device:
             say(f"  {change}: would need {least / 2**30:.1f} GiB or more")
             continue
         try:
@@ -189,8 +189,3 @@ def _with_batch(config: RunConfig, span: PhaseSpan, size: int) -> RunConfig:
         for name, phase in config.phases.items()
     }
     return dataclasses.replace(config, phases=phases)
-
-
-def hbm_bytes(where: Slice) -> int:
-    """Memory of a device that a program may use."""
-    return where.hbm_bytes_per_device - RESERVED_BYTES

@@ -13,7 +13,6 @@ from bert_jax.plan.planning import (
     MEASURED_SECONDS,
     PhasePlan,
     Plan,
-    hbm_bytes,
 )
 
 GIB = 2**30
@@ -44,7 +43,7 @@ def _phase_json(plan: Plan, phase: PhasePlan) -> dict[str, Any]:
         "batch_size": phase.span.batch_size,
         "steps": steps,
         "change": phase.change,
-        "hbm_bytes": {"needed": phase.needed, "available": hbm_bytes(plan.where)},
+        "hbm_bytes": {"needed": phase.needed, "available": plan.where.usable_bytes_per_device},
         "flops": phase.flops,
     }
     if phase.estimate:
@@ -134,7 +133,7 @@ def _verdict(phase: PhasePlan) -> str:
 
 
 def _column(plan: Plan, phase: PhasePlan) -> dict[str, str]:
-    available = hbm_bytes(plan.where)
+    available = plan.where.usable_bytes_per_device
     cells = {
         "HBM a device, GiB": f"{phase.needed / GIB:.2f} of {available / GIB:.2f}",
     }
@@ -187,7 +186,9 @@ def draw(plan: Plan, path: Path) -> None:
         part = [getattr(estimate.memory, name) / GIB for estimate in estimates.values()]
         memory_axes.bar(list(estimates), part, bottom=below, label=name)
         below = [low + high for low, high in zip(below, part, strict=True)]
-    memory_axes.axhline(hbm_bytes(plan.where) / GIB, color="black", linestyle="--", linewidth=1)
+    memory_axes.axhline(
+        plan.where.usable_bytes_per_device / GIB, color="black", linestyle="--", linewidth=1
+    )
     memory_axes.set_ylabel("GiB of a device")
     memory_axes.legend(fontsize=7)
     figure.suptitle(f"{plan.config.name} on {plan.where.name}")

@@ -62,7 +62,7 @@ def test_the_table_says_what_it_is_and_adds_up(planned):
     assert text.startswith("bert-base on v4-32: 16 chips (2x2x4), 4 hosts, 16 devices of 32 GiB")
     assert "nothing was measured" in text
     assert "256 x 128" in text and "256 x 512" in text
-    assert "6.00 of 31.75" in text
+    assert "6.00 of 30.75" in text
     step = next(line for line in text.split("\n") if line.startswith("step, ms"))
     parts = [
         float(line.split()[-1])
@@ -160,7 +160,7 @@ def test_what_fits_in_no_way_is_said_so(config, monkeypatch):
     said = []
     plan = planning.make_plan(config, V4, 0.0, None, said.append)
     assert [phase.change for phase in plan.phases] == [None, None]
-    assert "99.00 of 31.75" in report.as_text(plan)
+    assert "99.00 of 30.75" in report.as_text(plan)
     assert json.dumps(report.as_json(plan))
     assert any("looking for the smallest change" in message for message in said)
 

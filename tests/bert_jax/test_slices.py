@@ -63,6 +63,32 @@ def test_two_cores_apart_share_the_memory_of_their_chip(name, gib, fast_mib):
     assert where.fast_bytes_per_device == fast_mib * 2**20
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v2-32", "7.48"),
+        ("v3-32", "15.48"),
+        ("v4-32", "30.75"),
+        ("v5e-16", "15.75"),
+        ("v5p-32", "95.74"),
+        ("v6e-16", "31.25"),
+        ("tpu7x-32", "94.75"),
+    ],
+)
+def test_a_program_may_use_what_the_compiler_says(name, said):
+    assert f"{find_slice(name).usable_bytes_per_device / 2**30:.2f}" == said
+
+
+def test_plans_are_kept_by_what_a_slice_prints_as():
+    # Whoever changes this has everything compiled again.
+    assert str(find_slice("v4-32")) == (
+        "Slice(name='v4-32', chip=Chip(topology='v4', cores_in_name=True, devices=1, "
+        "megacore=True, dimensions=3, wrap=4, peak_flops=275000000000000.0, "
+        "clock_hz=1050000000.0, hbm_gib=32, fast_mib=160, hbm_bandwidth=1200000000000.0, "
+        "link_bandwidth=45000000000.0, network_bandwidth=6200000000.0), shape=(2, 2, 4), count=1)"
+    )
+
+
 def test_several_slices_add_up():
     found = find_slice("v4-32", count=3)
     assert (found.chips, found.hosts, found.devices) == (48, 12, 48)
