@@ -13,7 +13,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from bert_jax.plan.links import COLLECTIVES, Collective, collective
+from bert_jax.plan.links import COLLECTIVES, Collective, collective, one_ring
 from bert_jax.plan.program import Instruction, Program
 from bert_jax.slices import Slice
 
@@ -45,12 +45,12 @@ def exchanges(program: Program, each: Instruction, where: Slice) -> Exchanges:
     found = [one for one in inner if one.opcode.removesuffix("-start") in COLLECTIVES]
     chained = {one.name: _chain(one) for one in found if _chain(one)}
     if not chained:
-        return Exchanges(_read(found[0], inner, where) if found else None)
+        return Exchanges(_read(found[0], inner, each, where) if found else None)
     starts = _operands(inner, "AsyncCollectiveStart")
     dones = _operands(inner, "AsyncCollectiveDone")
     return Exchanges(
         started={
-            chained[one.name]: _read(one, inner, where)
+            chained[one.name]: _read(one, inner, each, where)
             for one in found
             if one.name in chained and one.name in starts
         },
@@ -59,9 +59,14 @@ def exchanges(program: Program, each: Instruction, where: Slice) -> Exchanges:
     )
 
 
-def _read(found: Instruction, inner: Iterable[Instruction], where: Slice) -> Collective:
+def _read(
+    found: Instruction, inner: Iterable[Instruction], outer: Instruction, where: Slice
+) -> Collective:
+    """The collective `found` among the instructions `inner` of what `outer` calls."""
     kind = found.opcode.removesuffix("-start")
     result = collective(kind, found, where.devices)
+    if one_ring(outer):
+        result = dataclasses.replace(result, ring=True)
     if kind == "all-reduce" and any(one.opcode == "dynamic-slice" for one in inner):
         return dataclasses.replace(result, kind="reduce-scatter")
     return result

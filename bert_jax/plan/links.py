@@ -55,15 +55,20 @@ def collective(kind: str, instruction: Instruction, devices: int) -> Collective:
     if kind == "reduce-scatter":
         size *= group
     dtypes = {array.dtype for array in arrays if array.dims} or {a.dtype for a in arrays}
-    return Collective(kind, size, group, "+".join(sorted(dtypes)), _one_ring(instruction))
+    return Collective(kind, size, group, "+".join(sorted(dtypes)), one_ring(instruction))
 
 
-def _one_ring(instruction: Instruction) -> bool:
-    """Whether libtpu sends along one ring; in a chain it names none, but counts a ring's steps."""
+def one_ring(instruction: Instruction) -> bool:
+    """Whether libtpu writes of an instruction that it sends along one ring.
+
+    In a chain it names none, but counts a ring's steps. Of a fused reduce-scatter the fusion says
+    it, and the collective inside does not.
+    """
     written = instruction.attributes
     # A SparseCore goes round a ring of so many cores, or round one of each axis in turn.
     offloaded = '"ring_type"' in written and '"ring_dim"' not in written
-    return offloaded or '"emitter":"1D' in written or "chain_id=" in written
+    named = '"emitter":"1D' in written or '"strategy":"StrategyRing"' in written
+    return offloaded or named or "chain_id=" in written
 
 
 def group_size(instruction: Instruction, devices: int) -> int:

@@ -148,6 +148,13 @@ _STAND = r"""
   ROOT %reduce-scatter.1 = bf16[256,1024]{1,0:T(8,128)(2,1)} reduce-scatter(%param_0.7), channel_id=7, replica_groups=[1,16]<=[16], dimensions={0}, to_apply=%add.1
 }
 
+%all-reduce-scatter.2 (param_0.2: bf16[4096,1024]) -> bf16[256,1024] {
+  %param_0.2 = bf16[4096,1024]{1,0:T(8,128)(2,1)} parameter(0)
+  %zero = s32[]{:T(128)} constant(0)
+  %all-reduce.9 = bf16[4096,1024]{1,0:T(8,128)(2,1)} all-reduce(%param_0.2), channel_id=3, replica_groups=[1,16]<=[16], use_global_device_ids=true, to_apply=%add.1
+  ROOT %dynamic-slice.1 = bf16[256,1024]{1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.9, %zero, %zero), dynamic_slice_sizes={256,1024}
+}
+
 %called_computation.5 (param_0.5: bf16[256,1024], param_1.5: token[]) -> bf16[4096,1024] {
   %param_1.5 = token[] parameter(1)
   %param_0.5 = bf16[256,1024]{1,0:T(8,128)(2,1)} parameter(0)

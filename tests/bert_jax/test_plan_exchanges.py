@@ -204,6 +204,22 @@ def test_one_ring_through_all_chips_uses_two_links():
         assert found.seconds == seconds(expected, V4)
 
 
+def test_a_fused_reduce_scatter_goes_the_way_that_its_fusion_names():
+    size = 2 * 4096 * 1024
+    fusion = (
+        "%fusion.7 = bf16[256,1024]{{1,0}} fusion(%param.2), kind=kCustom, "
+        "calls=%all-reduce-scatter.2, "
+        'backend_config={{"collective_algorithm_config":{{'
+        '"emitter":"SingleInputAllReduceScatterFusion","strategy":"{}"}}}}'
+    )
+    for strategy, ring in (("StrategyRing", True), ("StrategySubgroupND", False)):
+        time = timeline(parse(with_entry(fusion.format(strategy))), V4)
+        ((name, found),) = time.exchanges.items()
+        assert (name, found.bytes) == ("reduce-scatter bf16 over 16", size)
+        expected = Collective("reduce-scatter", size, 16, "bf16", ring=ring)
+        assert found.seconds == seconds(expected, V4)
+
+
 def test_closed_axes_have_twice_the_links():
     large = find_slice("v4-128")
     size = 10**9
