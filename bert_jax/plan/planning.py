@@ -9,6 +9,7 @@ from bert_jax.config import PhaseSpan, RunConfig
 from bert_jax.flops import step_flops
 from bert_jax.plan.compiler import OutOfMemoryError, Say, libtpu_version, state_bytes
 from bert_jax.plan.estimate import Estimate, estimate_step
+from bert_jax.plan.timeline import BETWEEN
 from bert_jax.slices import Slice
 
 # A run that was measured: BERT-large, 512 tokens, batch 448, LAMB, on v3-32
@@ -82,11 +83,14 @@ class Plan:
         memory, chip = phase.estimate.memory, self.where.chip
         # Parameters and slots are read and written once, whatever else happens.
         state = 2 * (memory.parameters + memory.optimizer) * chip.devices
-        exchanges = phase.estimate.time.exchanges.values()
+        exchanges = phase.estimate.time.exchanges
+        carried = {"links": 0.0} | ({"network": 0.0} if self.where.count > 1 else {})
+        for name, exchange in exchanges.items():  # links and network are busy side by side
+            carried["network" if BETWEEN in name else "links"] += exchange.seconds
         return {
             "matrix units": phase.flops / (self.where.chips * chip.peak_flops),
             "memory": state / chip.hbm_bandwidth,
-            "links": sum(exchange.seconds for exchange in exchanges),
+            **carried,
         }
 
 

@@ -27,6 +27,7 @@ from bert_jax.slices import Slice
 # Costless: names for what is there already, and scalars.
 _FREE = {"after-all", "bitcast", "constant", "get-tuple-element", "parameter", "send", "tuple"}
 SMALL_BYTES = 4096
+BETWEEN = " between "  # in the name of an exchange that goes over the network, between slices
 
 
 class Figures(collections.defaultdict[str, float]):
@@ -138,8 +139,8 @@ class _Device:
     def note(self, exchange: Collective, exposed: float) -> None:
         """Adds an exchange to the list."""
         number = exchange.devices
-        among = f"between {number} slices" if exchange.between else f"over {number}"
-        name = f"{exchange.kind} {exchange.dtype} {among}"
+        among = f"{BETWEEN}{number} slices" if exchange.between else f" over {number}"
+        name = f"{exchange.kind} {exchange.dtype}{among}"
         entry = self.result.exchanges.setdefault(name, Exchange())
         entry.count += self.times
         entry.bytes += exchange.bytes * self.times

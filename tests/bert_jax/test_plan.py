@@ -55,6 +55,27 @@ def test_hours_cost_and_mfu_by_hand(planned):
     floors = planned.floors(short)
     assert floors["matrix units"] == pytest.approx(4.07e-3, rel=0.01)
     assert floors["memory"] == pytest.approx(2 * 3 * GIB / 1200e9)
+    exchanges = ESTIMATE.time.exchanges.values()
+    assert floors["links"] == pytest.approx(sum(each.seconds for each in exchanges)) != 0
+    assert "network" not in floors
+
+
+def test_links_and_network_have_a_floor_each(planned):
+    exchanges = {
+        "all-gather bf16 over 16": Exchange(1, 0, 2.0, 0),
+        "reduce-scatter bf16 over 16": Exchange(1, 0, 1.0, 0),
+        "all-reduce f32 between 2 slices": Exchange(1, 0, 4.0, 0),
+    }
+    time = Timeline(Figures({"matmul": 5.0}), exchanges)
+    short = dataclasses.replace(
+        planned.phases[0], estimate=dataclasses.replace(ESTIMATE, time=time)
+    )
+    two = dataclasses.replace(planned, where=find_slice("v4-32", 2), phases=(short,))
+    floors = two.floors(short)
+    assert (floors["links"], floors["network"]) == (3.0, 4.0)
+    assert max(floors.values()) < time.total
+    lines = [line.split() for line in report.as_text(two).split("\n")]
+    assert ["floor", "of", "network,", "ms", "4000.00"] in lines
 
 
 def test_the_table_says_what_it_is_and_adds_up(planned):
