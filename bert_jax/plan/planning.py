@@ -183,7 +183,7 @@ def changes(
     size = span.batch_size // 2
     while size >= least and size % least == 0:
         smaller = dataclasses.replace(span, batch_size=size)
-        yield f"batch_size={size} (another run)", _with_batch(config, span, size), smaller
+        yield f"{before}batch_size={size} (another run)", _with_batch(config, span, size), smaller
         size //= 2
 
 

@@ -156,7 +156,7 @@ def fitting_with(*wanted):
         (("accumulation",), "mesh.shard_optimizer=True accumulation=2"),
         (("remat",), "mesh.shard_optimizer=True model.remat=True"),
         (("fsdp",), "mesh.data=1 mesh.fsdp=-1 model.remat=True"),
-        (("smaller",), "batch_size=128 (another run)"),
+        (("smaller",), "mesh.shard_optimizer=True batch_size=128 (another run)"),
     ],
 )
 def test_the_smallest_change_that_fits_is_found(config, monkeypatch, wanted, change):
@@ -169,6 +169,16 @@ def test_the_smallest_change_that_fits_is_found(config, monkeypatch, wanted, cha
     if change:
         assert plan.phases[0].needed == 40 * GIB
         assert f"128: {change}" in report.as_text(plan)
+
+
+def test_every_change_names_all_that_it_changes(config):
+    said = [change for change, *_ in planning.changes(config, config.spans()[0], V4)]
+    assert all("mesh." in change for change in said)
+    mesh = dataclasses.replace(config.mesh, shard_optimizer=True)
+    config = dataclasses.replace(config, mesh=mesh)
+    changes = list(planning.changes(config, config.spans()[0], V4))
+    assert changes[-1][0] == "batch_size=16 (another run)"
+    assert changes[-1][1].mesh == mesh and changes[-1][2].batch_size == 16
 
 
 def test_what_fits_in_no_way_is_said_so(config, monkeypatch):
