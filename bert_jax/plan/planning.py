@@ -60,14 +60,19 @@ class Plan:
         return steps * phase.estimate.time.total if phase.estimate else 0.0
 
     @property
-    def hours(self) -> float:
-        """Of the whole run: its steps alone, without compiling, evaluating and saving."""
+    def hours(self) -> float | None:
+        """Of the whole run: its steps alone, without compiling, evaluating and saving.
+
+        None if one of its phases fits in no way.
+        """
+        if any(phase.estimate is None for phase in self.phases):
+            return None
         return sum(self.seconds(phase) for phase in self.phases) / 3600
 
     @property
-    def cost(self) -> float:
-        """Dollars for the chips of the whole run."""
-        return self.hours * self.where.chips * self.price
+    def cost(self) -> float | None:
+        """Dollars for the chips of the whole run, None if its hours are not known."""
+        return None if self.hours is None else self.hours * self.where.chips * self.price
 
     def mfu(self, phase: PhasePlan) -> float:
         """Share of the chips' bfloat16 peak that the phase's matrix products amount to."""

@@ -20,7 +20,7 @@ MEMORY_PARTS = tuple(field.name for field in dataclasses.fields(Memory))
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Everything in a plan, in bytes and seconds."""
+    """Everything in a plan, in bytes and seconds; no hours and cost if a phase fits in no way."""
     return {
         "note": "the compiler's estimate, not a measurement",
         "name": plan.config.name,
@@ -92,16 +92,21 @@ def as_text(plan: Plan) -> str:
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
-    lines += ["", f"whole run: {plan.hours:.1f} hours of steps"]
-    if plan.price:
-        lines[-1] += f", ${plan.cost:,.0f} at ${plan.price:g} a chip and hour"
-    else:
-        lines[-1] += " (--price=DOLLARS a chip and hour gives the cost)"
-    lines.append(calibration())
+    lines += ["", _whole_run(plan), calibration()]
     if plan.fits and (faster := _faster(plan.config)):
         lines.append(f"likely faster: {faster} (as `,pod` after the recipe's size sets)")
     lines += [f"{phase.span.length}: {phase.change}" for phase in plan.phases if phase.change]
     return "\n".join(lines)
+
+
+def _whole_run(plan: Plan) -> str:
+    if plan.hours is None or plan.cost is None:
+        missing = [f"{p.span.batch_size} x {p.span.length}" for p in plan.phases if not p.estimate]
+        return f"whole run: no total, for {' and '.join(missing)} fits in no way that was tried"
+    hours = f"whole run: {plan.hours:.1f} hours of steps"
+    if not plan.price:
+        return f"{hours} (--price=DOLLARS a chip and hour gives the cost)"
+    return f"{hours}, ${plan.cost:,.0f} at ${plan.price:g} a chip and hour"
 
 
 def calibration() -> str:

@@ -191,9 +191,25 @@ def test_what_fits_in_no_way_is_said_so(config, monkeypatch):
     said = []
     plan = planning.make_plan(config, V4, 0.0, None, said.append)
     assert [phase.change for phase in plan.phases] == [None, None]
-    assert "99.00 of 30.75" in report.as_text(plan)
-    assert json.dumps(report.as_json(plan))
+    text = report.as_text(plan)
+    assert "99.00 of 30.75" in text
+    assert "whole run: no total, for 256 x 128 and 256 x 512 fits in no way that was tried" in text
+    content = json.loads(json.dumps(report.as_json(plan)))
+    assert content["hours"] is content["cost"] is None
     assert any("looking for the smallest change" in message for message in said)
+
+
+def test_a_run_of_which_one_phase_fits_in_no_way_has_no_total(planned):
+    short, long = planned.phases
+    plan = dataclasses.replace(
+        planned, phases=(short, dataclasses.replace(long, change=None, estimate=None))
+    )
+    text = report.as_text(plan)
+    assert "whole run: no total, for 256 x 512 fits in no way that was tried" in text
+    assert "$" not in text
+    content = json.loads(json.dumps(report.as_json(plan)))
+    assert content["hours"] is content["cost"] is None
+    assert content["phases"][0]["hours"] > 0 and "hours" not in content["phases"][1]
 
 
 def test_what_cannot_fit_is_not_compiled(config, monkeypatch):
