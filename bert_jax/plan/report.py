@@ -69,13 +69,23 @@ def estimate_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
+def file_name(plan: Plan) -> str:
+    """What the files of a plan are called, without their endings."""
+    count = f"{plan.where.count}x" if plan.where.count > 1 else ""
+    return f"{plan.config.name}-{count}{plan.where.name}"
+
+
+def _title(plan: Plan) -> str:
+    count = f"{plan.where.count} x " if plan.where.count > 1 else ""
+    return f"{plan.config.name} on {count}{plan.where.name}"
+
+
 def as_text(plan: Plan) -> str:
     """The plan on a terminal, one column a phase."""
     where = plan.where
-    count = f"{where.count} x " if where.count > 1 else ""
     shape = "x".join(map(str, where.shape))
     lines = [
-        f"{plan.config.name} on {count}{where.name}: {where.chips} chips ({shape}), "
+        f"{_title(plan)}: {where.chips} chips ({shape}), "
         f"{where.hosts} hosts, {where.devices} devices of "
         f"{where.hbm_bytes_per_device / GIB:.0f} GiB",
         f"Estimates of the TPU compiler (libtpu {plan.libtpu}) and of a model of the links; "
@@ -102,7 +112,7 @@ def as_text(plan: Plan) -> str:
 def _whole_run(plan: Plan) -> str:
     if plan.hours is None or plan.cost is None:
         missing = [f"{p.span.batch_size} x {p.span.length}" for p in plan.phases if not p.estimate]
-        return f"whole run: no total, for {' and '.join(missing)} fits in no way that was tried"
+        return f"whole run: no total: nothing that was tried fits for {' and '.join(missing)}"
     hours = f"whole run: {plan.hours:.1f} hours of steps"
     if not plan.price:
         return f"{hours} (--price=DOLLARS a chip and hour gives the cost)"
@@ -196,7 +206,7 @@ def draw(plan: Plan, path: Path) -> None:
     )
     memory_axes.set_ylabel("GiB of a device")
     memory_axes.legend(fontsize=7)
-    figure.suptitle(f"{plan.config.name} on {plan.where.name}")
+    figure.suptitle(_title(plan))
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
