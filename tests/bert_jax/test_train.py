@@ -96,7 +96,9 @@ def test_init_from_takes_weights_and_nothing_else(tmp_path, make_recipe, learnt)
     assert rows_of(old)[0]["mlm_loss"] > last["mlm_loss"] + 1.0
 
 
-@pytest.mark.parametrize("steps", [2, 5, 7, 8, 9, 11])
+@pytest.mark.parametrize(
+    "steps", [2, 5, 8, 9, *(pytest.param(step, marks=pytest.mark.soak) for step in (7, 11))]
+)
 def test_resumed_is_uninterrupted(tmp_path, make_recipe, uninterrupted, monkeypatch, steps):
     """Died before the first save, at one, on either side of the phase boundary (8), and at it."""
     config = make_recipe()

@@ -102,7 +102,13 @@ RECIPES = {
 
 
 @pytest.mark.parametrize(
-    "recipe", ["optimiser sharded", "fully sharded", "all axes, optimiser sharded", "two slices"]
+    "recipe",
+    [
+        "optimiser sharded",
+        "two slices",
+        pytest.param("fully sharded", marks=pytest.mark.soak),
+        pytest.param("all axes, optimiser sharded", marks=pytest.mark.soak),
+    ],
 )
 def test_devices_that_reduce_scatter_by_themselves_compute_it_too(monkeypatch, reference, recipe):
     monkeypatch.setattr(data_parallel, "_SCATTERING", (jax.devices()[0].device_kind,))
