@@ -43,20 +43,22 @@ class DataParallel:
         specs: tree like the parameters: how each is spread over `BATCH_AXES`.
         dtype: in which matrices and their gradients travel, if it is smaller than their own.
             Vectors weigh nothing and stay exact.
-        scattering: whether these devices reduce-scatter by themselves, `_SCATTERING`.
     """
 
     mesh: Mesh
     specs: Any
     dtype: jnp.dtype
-    scattering: bool
 
     @classmethod
     def over(cls, mesh: Mesh, params: Any, dtype: DTypeLike) -> Self:
         """For parameters as they are laid out: arrays on the mesh, or shapes with shardings."""
         specs = jax.tree.map(lambda param: _batch_spec(mesh, param.sharding, param.ndim), params)
-        scattering = mesh.devices.flat[0].device_kind in _SCATTERING
-        return cls(mesh, specs, jnp.dtype(dtype), scattering)
+        return cls(mesh, specs, jnp.dtype(dtype))
+
+    @property
+    def scattering(self) -> bool:
+        """Whether these devices reduce-scatter by themselves."""
+        return self.mesh.devices.flat[0].device_kind in _SCATTERING
 
     def map(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function(params, batch, key) -> (gradients, sums)` as run by each device for its rows.
