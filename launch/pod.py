@@ -9,7 +9,8 @@ import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from bert_jax.slices import Slice
 from data_pipeline.errors import EXIT_PREEMPTED, Preempted, UserError
@@ -29,7 +30,8 @@ from launch.queued_resource import (
 from launch.supervision import RESUMABLE, Breaker, Report, Verdict, describe, judge, parse, progress
 
 ENDING_SECONDS = 300.0  # in which the hosts notice by themselves that one of them has ended
-ATTEMPTS = 5  # to reach hosts that are just starting
+ATTEMPTS = 5  # at what may fail once: reaching hosts that are just starting, installing, deleting
+T = TypeVar("T")
 _TAKEN_AWAY = (
     "the slice was taken away each time before it had saved anything new: save more often "
     "(--config.checkpoint.every), or take another --zone or --tier"
@@ -84,11 +86,10 @@ def create(rented: Rented, tpu: Slice) -> None:
         UsageError: the name stands for other slices already.
         CloudError: the cloud refuses.
     """
-    state, _ = rented.state()
-    if rented.cloud.dry_run:
-        state = ABSENT
+    request = rented.request()
+    state = ABSENT if rented.cloud.dry_run else request.state
     if state != ABSENT:
-        rented.check_same(tpu)
+        rented.check_same(tpu, request)
     if state in COMING or (state == ACTIVE and not rented.node_preempted()):
         rented.cloud.say(f"{rented.name}: {state} already")
         return
@@ -105,17 +106,9 @@ def install(pod: Pod) -> None:
     code = f"bert_jax/{pod.revision[:12]}"
     unpack = f"mkdir -p {code} && tar -xzf {path.name} -C {code}"
     doing = f"install on {pod.rented.name}"
-    for attempts_left in reversed(range(ATTEMPTS)):
-        try:
-            output = pod.rented.ssh(doing, f"{unpack} && {pod.on_host('install')}")
-            break
-        except (NotReached, CloudSilent):
-            raise
-        except CloudError as error:  # a package index, or a lock of the machine's own updates
-            if not attempts_left:
-                raise
-            pod.rented.cloud.say(f"{pod.rented.name}: {error}; trying again")
-            time.sleep(pod.poll)
+    command = f"{unpack} && {pod.on_host('install')}"
+    # A package index may fail for a while; hosts that do not answer are the caller's to wait for.
+    output = _insist(pod, lambda: pod.rented.ssh(doing, command), final=(NotReached, CloudSilent))
     pod.rented.cloud.say(output.strip())
 
 
@@ -247,16 +240,30 @@ def give_back(pod: Pod) -> None:
     Raises:
         CloudError: it is still there.
     """
-    for attempts_left in reversed(range(ATTEMPTS)):
+    _insist(pod, lambda: delete(pod.rented))
+
+
+def delete(rented: Rented) -> None:
+    """Deletes the slice and says so.
+
+    Raises:
+        CloudError: it is still there.
+    """
+    rented.cloud.say(f"{rented.name}: {'deleted' if rented.delete() else 'was not there'}")
+
+
+def _insist(pod: Pod, action: Callable[[], T], final: tuple[type[CloudError], ...] = ()) -> T:
+    """What an action returns, tried `ATTEMPTS` times unless it fails in a way that is `final`."""
+    failed = 0
+    while True:
         try:
-            deleted = pod.rented.delete()
-            break
+            return action()
         except CloudError as error:
-            if not attempts_left:
+            failed += 1
+            if failed == ATTEMPTS or isinstance(error, final):
                 raise
             pod.rented.cloud.say(f"{pod.rented.name}: {error}; trying again")
             time.sleep(pod.poll)
-    pod.rented.cloud.say(f"{pod.rented.name}: {'deleted' if deleted else 'was not there'}")
 
 
 def conclude(pod: Pod, verdict: Verdict, reports: Sequence[Report]) -> None:

@@ -39,6 +39,16 @@ class Unavailable(CloudError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Request:
+    """A queued resource as the cloud describes it."""
+
+    state: str
+    reason: str = ""  # for which it failed
+    kind: str = ""  # accelerator type; "": the cloud does not say
+    slices: int = 0  # 0: the cloud does not say
+
+
+@dataclasses.dataclass(frozen=True)
 class Rented:
     """A slice, or several, by name, place and terms."""
 
@@ -73,45 +83,53 @@ class Rented:
         """A command of `gcloud compute tpus`."""
         return ["gcloud", "compute", "tpus", group, verb, *arguments, *self.where, "--quiet"]
 
+    def request(self) -> Request:
+        """What the cloud says of the request.
+
+        Raises:
+            CloudError: the cloud cannot be asked.
+        """
+        command = self.gcloud("queued-resources", "describe", self.name, "--format=json")
+        answer = self.cloud.ask(command)
+        if answer.not_found:
+            return Request(ABSENT)
+        if answer.status:
+            raise failure(f"look at {self.name}", answer.error)
+        if self.cloud.dry_run:
+            return Request(ACTIVE)
+        content = _json(answer.output)
+        state = content.get("state", {})
+        reason = state.get("failedData", {}).get("error", {}).get("message", "")
+        specs = content.get("tpu", {}).get("nodeSpec", [])
+        spec: dict[str, Any] = specs[0] if specs else {"multisliceParams": {"nodeCount": 0}}
+        return Request(
+            state.get("state", "UNKNOWN"),
+            reason,
+            spec.get("node", {}).get("acceleratorType", ""),
+            int(spec.get("multisliceParams", {}).get("nodeCount", 1)),
+        )
+
     def state(self) -> tuple[str, str]:
         """State of the request and, where it failed, why. A preempted slice may still be ACTIVE.
 
         Raises:
             CloudError: the cloud cannot be asked.
         """
-        content = self._request()
-        if content is None:
-            return ABSENT, ""
-        state = content.get("state", {})
-        reason = state.get("failedData", {}).get("error", {}).get("message", "")
-        return state.get("state", "UNKNOWN"), reason
+        request = self.request()
+        return request.state, request.reason
 
-    def check_same(self, tpu: Slice) -> None:
-        """Whether what the name stands for is what is asked for now, if there is anything.
+    def check_same(self, tpu: Slice, request: Request) -> None:
+        """Whether what the name stands for is what is asked for now.
 
         Raises:
             UsageError: it is another kind of slice, or another number of them.
-            CloudError: the cloud cannot be asked.
         """
-        content = self._request() or {}
-        for spec in content.get("tpu", {}).get("nodeSpec", [])[:1]:
-            several = spec.get("multisliceParams") or {"nodeCount": 1}
-            kind, number = spec.get("node", {}).get("acceleratorType"), several.get("nodeCount")
-            if (kind or tpu.name) != tpu.name or int(number or self.slices) != self.slices:
-                raise UsageError(
-                    f"{self.name} is {number} x {kind or tpu.name}, and {self.slices} x {tpu.name} "
-                    f"is asked for: take another --name, or end that one with\n"
-                    f"  {self.delete_command}"
-                )
-
-    def _request(self) -> dict[str, Any] | None:
-        command = self.gcloud("queued-resources", "describe", self.name, "--format=json")
-        answer = self.cloud.ask(command)
-        if answer.not_found:
-            return None
-        if answer.status:
-            raise failure(f"look at {self.name}", answer.error)
-        return {"state": {"state": ACTIVE}} if self.cloud.dry_run else _json(answer.output)
+        kind, number = request.kind or tpu.name, request.slices or self.slices
+        if (kind, number) != (tpu.name, self.slices):
+            raise UsageError(
+                f"{self.name} is {number} x {kind}, and {self.slices} x {tpu.name} is "
+                f"asked for: take another --name, or end that one with\n  {self.delete_command}"
+            )
 
     def node_preempted(self) -> bool:
         """Whether machines behind an ACTIVE request were taken away."""

@@ -38,7 +38,7 @@ def main(values: Sequence[str]) -> None:
     rented, overrides = _rented(), arguments.overrides(values[2:])
     if command in ("wait", "delete"):
         with bill(rented):
-            rented.wait(flags.FLAGS.poll) if command == "wait" else _delete(rented)
+            rented.wait(flags.FLAGS.poll) if command == "wait" else pod.delete(rented)
         return
     tpu = vm_slice(flags.FLAGS.slice)
     check_joined(tpu, rented.slices)
@@ -81,10 +81,6 @@ def _to_the_end(which: Pod, run: Run) -> None:
         raise
     if not flags.FLAGS.keep:
         pod.give_back(which)
-
-
-def _delete(rented: Rented) -> None:
-    rented.cloud.say(f"{rented.name}: {'deleted' if rented.delete() else 'was not there'}")
 
 
 @contextlib.contextmanager

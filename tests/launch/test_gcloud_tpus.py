@@ -102,6 +102,6 @@ def test_an_api_that_does_not_answer_is_no_refusal(
 
 
 def test_what_a_name_stands_for_is_read(api: http.server.HTTPServer) -> None:
-    RENTED.check_same(find_slice("v4-32"))
+    RENTED.check_same(find_slice("v4-32"), RENTED.request())
     with pytest.raises(UsageError, match="bert is 1 x v4-32, and 1 x v4-16 is asked for"):
-        RENTED.check_same(find_slice("v4-16"))
+        RENTED.check_same(find_slice("v4-16"), RENTED.request())
